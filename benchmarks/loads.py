@@ -21,9 +21,9 @@ SHARE: Final = (0.35, 0.65)
 
 STORM_LIMITS: Final = (
     *("--max-connections", "8192", "--max-connections-per-platform", "8192"),
-    *("--handshake-timeout", "60"),
+    *("--handshake-timeout", "300"),
 )
-"""Settings for a storm that comes from one simulated platform: the defaults limit it."""
+"""Settings for a storm that comes from one simulated platform, whose clients use the same cores."""
 
 
 def two_workers(bench: Bench) -> Measurement:
@@ -32,7 +32,7 @@ def two_workers(bench: Bench) -> Measurement:
     The clients run on the same cores, so sessions per second would measure them too.
     """
     bench.require_option(WORKERS)
-    count = bench.number(48, 240)
+    count = bench.number(32, 240)
     daemons = [bench.daemon(f"workers-{n}", WORKERS, str(n)) for n in (2, 1)]
 
     def side(daemon: Daemon) -> Sample:
@@ -69,7 +69,7 @@ def held_connection(bench: Bench) -> Measurement:
     A first group of guests, which fills caches and the allocator's arenas, is not counted.
     """
     daemon = bench.daemon("tdx")
-    group = bench.number(40, 200)
+    group = bench.number(25, 200)
     values = []
     bench.clients.call("hold", address=address_of(daemon), count=2 * group)
     daemon.settle()
@@ -93,7 +93,7 @@ def boot_storm(bench: Bench) -> Measurement:
     Time in which other processes used the cores, the clients' own included, is subtracted.
     """
     bench.require_option(WORKERS)
-    guests, rounds = bench.number(400, 5000), bench.number(1, 3)
+    guests, rounds = bench.number(300, 5000), bench.number(1, 3)
     daemon = bench.daemon("storm", WORKERS, "2", *STORM_LIMITS)
     address, cores = address_of(daemon), os.cpu_count() or 1
     values, limits, walls, failed = [], [], [], 0

@@ -167,8 +167,9 @@ class Peer(Process):
             BenchmarkFailed: the process ended, does not answer, or could not do it.
         """
         assert self._popen.stdin is not None  # noqa: S101  # has pipes
-        self._popen.stdin.write(json.dumps({"call": name, **arguments}).encode() + b"\n")
-        self._popen.stdin.flush()
+        with suppress(BrokenPipeError):  # reading reports how it ended
+            self._popen.stdin.write(json.dumps({"call": name, **arguments}).encode() + b"\n")
+            self._popen.stdin.flush()
         return self._read()
 
     def _read(self) -> dict[str, Any]:

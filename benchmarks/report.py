@@ -17,6 +17,9 @@ from verdictd_py import __version__
 
 WIDTH: Final = 80
 _NAME: Final = 29
+_LARGE: Final = 100_000
+"""Values from here on are written with an exponent, which has a fixed width."""
+
 _LIBRARIES: Final = ("aiohttp", "cryptography", "dcap-qvl", "grpcio", "pydantic", "pyopenssl")
 
 HEADER: Final = (
@@ -44,7 +47,8 @@ def _value(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
     digits = 3 if abs(value) < 1 else 2 if abs(value) < 100 else 0
-    return f"{value:.{digits}f}{unit and ' ' + unit}"
+    text = f"{value:.{digits}f}" if abs(value) < _LARGE else f"{value:.1e}"
+    return f"{text}{unit and ' ' + unit}"
 
 
 def document(results: Sequence[Result], machine: dict[str, Any]) -> dict[str, Any]:

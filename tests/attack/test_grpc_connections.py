@@ -187,6 +187,29 @@ class TestFlood:
             for _ in range(2 * CONNECTIONS):
                 await check(await stack.enter_async_context(health_of(listener)))
 
+    async def test_connections_whose_calls_have_ended_do_not_prevent_protection(self) -> None:
+        """Three of four connections may be protected."""
+        loop = asyncio.get_running_loop()
+        with serving(4) as (connections, grpc_socket), ExitStack() as stack:
+            names = []
+            for _ in range(4):
+                client = stack.enter_context(take(connections))
+                client.send(b"x")
+                inner, name = await loop.sock_accept(grpc_socket)
+                stack.callback(inner.close)
+                names.append(name[1:].decode())
+            for name in names[:3]:
+                connections.begin_call(name)()
+            end_call = connections.begin_call(names[3])
+            for _ in range(3):
+                stack.enter_context(take(connections))
+            assert [connections.peer(name) is not None for name in names] == [False] * 3 + [True]
+            end_call()
+            for _ in range(4):
+                stack.enter_context(take(connections))
+            assert connections.peer(names[3]) is None
+            await connections.close()
+
     async def test_a_flood_of_one_user_closes_its_own_connections(
         self, listener: GrpcListener, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report
+from benchmarks import performance_page, report
 from benchmarks.__main__ import main, status
 from benchmarks.bench import NotAvailable
 from benchmarks.cases import CASES, Case
@@ -167,3 +167,10 @@ def test_only_run_time_dependencies_are_used() -> None:
     )
     developers = {"tests", "tools", "pytest", "trustme", "hypothesis", "jwcrypto", "asn1crypto"}
     assert not developers & set(done.stdout.split())
+
+
+def test_the_page_is_what_its_run_gives() -> None:
+    run = json.loads((performance_page.DOCS / performance_page.RUN).read_text())
+    assert [case["name"] for case in run["cases"]] == [case.name for case in CASES]
+    for name, text in performance_page.files(run).items():
+        assert (performance_page.DOCS / name).read_text() == text, "./dev bench --docs run.json"

@@ -24,6 +24,7 @@ from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.reload import LIVE, LiveSettings
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import admission
+from verdictd_py.listeners.deadlines import Deadlines
 from verdictd_py.protocols.rcar.admins import AdminKey, AdminKeys, Role
 from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.storage.digests import DigestLog
@@ -89,9 +90,9 @@ async def test_an_administrator_who_is_removed_during_a_call_changes_nothing(
     admitted: list[object] = []
     message = admission._message
 
-    async def noticed(context: object) -> object:
+    async def noticed(context: object, arrivals: Deadlines) -> object:
         admitted.append(context)
-        return await message(context)
+        return await message(context, arrivals)
 
     monkeypatch.setattr(admission, "_message", noticed)
     credentials = certificates.credentials(certificates.ca.issue_cert("boss.example"))

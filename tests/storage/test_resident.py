@@ -40,16 +40,16 @@ def known(directory: Directory, path: Path) -> Directory:
 
 def test_a_small_file_in_memory_is_read(known: Directory, path: Path) -> None:
     assert known.read_resident(FILE) == KEY
-    assert known.entry_resident(FILE) == known.entry(FILE)
+    assert known.entries_resident(FILE[:-1], [FILE[-1]]) == (known.entry(FILE),)
     path.write_bytes(b"another")
     assert known.read_resident(FILE) == b"another"
 
 
 def test_a_missing_file_is_not_found(known: Directory, path: Path) -> None:
     path.unlink()
-    for read in (known.read_resident, known.entry_resident):
-        with pytest.raises(NotFound):
-            read(FILE)
+    with pytest.raises(NotFound):
+        known.read_resident(FILE)
+    assert known.entries_resident(FILE[:-1], [FILE[-1]]) == (None,)
 
 
 @pytest.mark.parametrize("missing", ["keys/a/b", "keys/a"])
@@ -133,9 +133,10 @@ def test_what_other_users_may_change_is_left_to_a_thread(
     else:
         path.chmod(path.stat().st_mode | mode)
         os.chown(path, -1, 4)
-    for read in (known.read_resident, known.entry_resident):
-        with pytest.raises(NotResident):
-            read(FILE)
+    with pytest.raises(NotResident):
+        known.read_resident(FILE)
+    with pytest.raises(NotResident):
+        known.entries_resident(FILE[:-1], [FILE[-1]])
     with pytest.raises(StorageError, match="other user"):
         known.read(FILE)
     with pytest.raises(NotResident):

@@ -21,7 +21,8 @@ from tests.tees.ages import (
 )
 from tests.tees.support import NOW, platform
 from verdictd_py.domain.events import CollateralNotStored, CollateralUnreadable
-from verdictd_py.errors import CollateralUnavailable, StorageError
+from verdictd_py.errors import ClockBehind, CollateralUnavailable, StorageError
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import SimulatedPlatform, pki
 from verdictd_py.storage.memory import MemoryCollateralStore
 from verdictd_py.tees.intel.collateral import newest as module
@@ -220,3 +221,58 @@ async def test_a_file_that_is_no_collateral_is_reported_and_replaced() -> None:
         f"{name} is not used" for name in FILES
     ]
     assert all(problem.partition(": ")[2] for problem in problems)
+
+
+class TestCachedResult:
+    """The same set costs no comparison as long as nothing has changed."""
+
+    async def _settled(self, newest: NewestCollateral, collateral: Collateral) -> None:
+        """Apply a set until its result is cached: after it was stored, and loaded once."""
+        for _ in range(3):
+            await applied(newest, collateral)
+            await newest.flush()
+        assert newest._results
+
+    async def test_it_is_returned_without_another_comparison(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        newest = NewestCollateral(ROOT_KEY, store=MemoryCollateralStore())
+        good = platform().collateral(NOW)
+        await self._settled(newest, good)
+        monkeypatch.setattr(newest, "_combined", None)  # it is not called
+        assert await applied(newest, good) == good
+
+    @every_part
+    async def test_a_copy_that_another_process_stores_invalidates_it(self, part: str) -> None:
+        newer, older = newer_and_older(part, "earlier date")
+        store = MemoryCollateralStore()
+        newest = NewestCollateral(ROOT_KEY, store=store)
+        await self._settled(newest, older)
+        await applied(NewestCollateral(ROOT_KEY, store=store), newer)
+        assert getattr(await applied(newest, older), part) == getattr(newer, part)
+
+    @every_part
+    async def test_a_copy_that_another_guest_brings_invalidates_it(self, part: str) -> None:
+        newer, older = newer_and_older(part, "earlier date")
+        newest = NewestCollateral(ROOT_KEY)
+        await self._settled(newest, older)
+        await applied(newest, newer)
+        assert getattr(await applied(newest, older), part) == getattr(newer, part)
+
+    async def test_a_clock_that_was_set_back_is_noticed(self) -> None:
+        newest = NewestCollateral(ROOT_KEY)
+        good = platform().collateral(NOW)
+        await self._settled(newest, good)
+        with pytest.raises(ClockBehind):
+            await newest.apply(good, REQUEST, now=NOW - 400 * DAY, chosen_by_guest=False)
+
+    async def test_only_the_last_platform_types_are_cached(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_RESULTS", 1)
+        newest = NewestCollateral(ROOT_KEY)
+        good = platform().collateral(NOW)
+        await self._settled(newest, good)
+        for _ in range(2):
+            await applied(newest, good, by_guest=True)
+        assert [chosen for _, chosen in newest._results] == [True]

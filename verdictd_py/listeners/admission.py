@@ -15,6 +15,7 @@ from verdictd_py.domain.callers import ROLES, Caller, Right
 from verdictd_py.domain.events import RequestFailed
 from verdictd_py.errors import Overloaded, VerdictdError
 from verdictd_py.listeners.callers import CallContext, CallerRules
+from verdictd_py.listeners.deadlines import Deadlines
 from verdictd_py.listeners.errors import grpc_status, report_bug
 from verdictd_py.offload import SMALL_BYTES
 from verdictd_py.ports import Events
@@ -158,6 +159,7 @@ class Admission:
         self._begin_call = begin_call
         self._events = events
         self._shares = Shares()
+        self._arrivals = Deadlines(MESSAGE_SECONDS)
         self._undrained: set[asyncio.Task[object]] = set()
         self._draining = False
 
@@ -201,10 +203,10 @@ class Admission:
             try:
                 async with call.turn:
                     if call.caller.rights:
-                        message = await _message(context)
+                        message = await _message(context, self._arrivals)
                     else:
                         async with self._without_drain(context):
-                            message = await _message(context)
+                            message = await _message(context, self._arrivals)
                     async with self._shares.answering(call.counted, message):
                         return await method(message, context)
             finally:
@@ -220,7 +222,7 @@ class Admission:
             try:
                 async with self._without_drain(context):
                     async with asyncio.timeout(STREAM_SECONDS):
-                        sent = await _message(context) if one_request else requests
+                        sent = await _message(context, self._arrivals) if one_request else requests
                         await _write(method(sent, context), context)
             except TimeoutError:
                 text = f"a stream lasts at most {STREAM_SECONDS:.0f} seconds; open another"
@@ -295,14 +297,31 @@ class _Call(NamedTuple):
     end_of_connection: Callable[[], None]
 
 
-async def _message(context: Any) -> object:  # noqa: ANN401
-    """Receive the only message of a call, within the time limit."""
+async def _message(context: Any, arrivals: Deadlines) -> object:  # noqa: ANN401
+    """Receive the only message of a call, within the time limit.
+
+    Args:
+        arrivals: time limits for messages.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # always true inside a coroutine
+    late = False
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    arrivals.start(context, expire)
     try:
-        async with asyncio.timeout(MESSAGE_SECONDS):
-            message = await context.read()
-    except TimeoutError:
+        message = await context.read()
+    except asyncio.CancelledError:
+        if not late or task.uncancel() > 0:  # the client has cancelled it
+            raise
         text = f"the request did not arrive within {MESSAGE_SECONDS:.0f} seconds"
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+    finally:
+        arrivals.stop(context)
     if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
     return message

@@ -8,13 +8,14 @@ import socket
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 from verdictd_py.config import Address
 from verdictd_py.domain.callers import ROLES, Caller, Right
 from verdictd_py.errors import ConfigError
-from verdictd_py.listeners.loopback import Endpoint, can_identify, owner
+from verdictd_py.listeners.loopback import Endpoint, IpAddress, can_identify, owner
 
 _WRAP_ONLY: Final = ROLES["wrap"]
 _EVERYTHING: Final = ROLES["admin"]
@@ -56,7 +57,7 @@ class Peer:
         if accepted.family == socket.AF_UNIX:
             return cls()
         client, server = (
-            Endpoint.of(ipaddress.ip_address(host.partition("%")[0]), port)
+            Endpoint.of(_address(host), port)
             for host, port in (accepted.getpeername()[:2], accepted.getsockname()[:2])
         )
         uid = owner(client, server) if client.address.is_loopback else None
@@ -150,6 +151,12 @@ class CallerRules:
         if peer.uid is None:
             return Caller("unknown user on loopback", _WRAP_ONLY)
         return Caller(f"uid {peer.uid}", _EVERYTHING if peer.trusted else _WRAP_ONLY)
+
+
+@lru_cache(maxsize=1024)
+def _address(host: str) -> IpAddress:
+    """Return the address that the kernel reports; nothing invalidates an entry of this cache."""
+    return ipaddress.ip_address(host.partition("%")[0])
 
 
 def _certified(auth: Mapping[str, Iterable[bytes]], roles: Mapping[str, str]) -> Caller:

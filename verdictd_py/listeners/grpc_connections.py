@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -18,10 +19,11 @@ from verdictd_py.domain.eventtypes import Event
 from verdictd_py.errors import Overloaded
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.callers import Peer
+from verdictd_py.listeners.deadlines import Deadlines
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.grpc_relay import CHUNK_BYTES, Relay
 from verdictd_py.listeners.private_socket import PrivateSocket
-from verdictd_py.listeners.shares import Share, ShareLimits, Shares, Source, source_of
+from verdictd_py.listeners.shares import Proof, Share, ShareLimits, Shares, Source, source_of
 from verdictd_py.ports import Events
 
 DESCRIPTORS: Final = 3
@@ -43,17 +45,22 @@ class GrpcConnections:
 
     Args:
         limits: maximum numbers of connections.
+
+    Attributes:
+        first_bytes: time limits for the first bytes of clients.
     """
 
     def __init__(self, limits: ShareLimits, events: Events) -> None:
         self._events = events
         self._shares = Shares(lambda: limits)
         self._open: dict[str, _Connection] = {}
+        self._idle: OrderedDict[_Connection, None] = OrderedDict()  # protected, without calls
         self._waiting: set[_Connection] = set()
         self._taken: set[_Connection] = set()
         self._grpc: PrivateSocket | None = None
         self._in_threads = False
         self._closed: asyncio.Future[None] | None = None
+        self.first_bytes = Deadlines(FIRST_BYTE_SECONDS)
 
     def serve(self, grpc: PrivateSocket, *, in_threads: bool) -> None:
         """Relay connections to gRPC from now on.
@@ -78,14 +85,31 @@ class GrpcConnections:
         connection = self._find(name)
         if connection is None:  # it is closed already
             return _do_nothing
-        connection.begin_call()
+        self._idle.pop(connection, None)
+        if not connection.begin_call():
+            self.expose_idle()  # they may take the places of connections that have calls
+            connection.prove()
         return connection.end_call
+
+    def end_last_call(self, connection: _Connection) -> None:
+        """Note that a connection has no call in progress."""
+        self._idle[connection] = None
+
+    def expose_idle(self) -> None:
+        """Protect connections without calls no longer; done before one may have to be closed.
+
+        Clients with one call after the other would otherwise be counted again at each of them.
+        """
+        while self._idle:
+            connection, _ = self._idle.popitem(last=False)
+            connection.expose()
 
     def take(self, accepted: socket.socket, name: object) -> None:
         """Serve an accepted connection, unless there are too many."""
         text = sockets.peer_text(name)
         connection = _Connection(self, accepted, text)
         host = name[0] if isinstance(name, tuple) else "unix socket"
+        self.expose_idle()
         try:
             connection.share = self._shares.enter(source_of(host), connection.end)
         except Overloaded as error:
@@ -108,6 +132,7 @@ class GrpcConnections:
             await asyncio.wait((self._closed,), timeout=_UNTIL_CLOSED_SECONDS)
             for connection in tuple(self._taken):
                 connection.end()
+        self.first_bytes.close()
         if self._grpc is not None:
             self._grpc.close()
             self._grpc = None
@@ -132,6 +157,7 @@ class GrpcConnections:
     def remove(self, connection: _Connection, name: str) -> None:
         """Forget an ended connection."""
         self._open.pop(name, None)
+        self._idle.pop(connection, None)
         self._waiting.discard(connection)
         self._taken.discard(connection)
         if not self._taken and self._closed is not None and not self._closed.done():
@@ -170,7 +196,6 @@ class _Connection:
         "_name",
         "_relay",
         "_text",
-        "_timer",
         "peer",
         "share",
     )
@@ -187,7 +212,6 @@ class _Connection:
         self._name = ""
         self._inner: socket.socket | None = None
         self._relay: Relay | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self.peer: Peer | None = None
 
     def start(self, *, in_thread: bool) -> None:
@@ -203,15 +227,24 @@ class _Connection:
         else:
             self._wait(peer)
 
-    def begin_call(self) -> None:
-        """Protect the connection while it has calls."""
+    def begin_call(self) -> bool:
+        """Protect the connection while it has calls; return whether that was possible."""
         self._calls += 1
-        self.share.prove()
+        return self.prove()
 
     def end_call(self) -> None:
         self._calls -= 1
-        if not self._calls:
-            self.share.move(self.share.source)
+        if not self._calls and not self._ended:
+            self._connections.end_last_call(self)
+
+    def prove(self) -> bool:
+        """Protect the connection, unless too many are; return whether it is protected."""
+        self.share.prove()
+        return self.share.proof is not Proof.NONE
+
+    def expose(self) -> None:
+        """Protect the connection no longer."""
+        self.share.move(self.share.source)
 
     def end(self, error: Exception | None = None) -> None:
         """Close the connection, and record why.
@@ -222,11 +255,10 @@ class _Connection:
         if self._ended:
             return
         self._ended = True
-        if self._timer is not None:
-            self._timer.cancel()
         if self._relay is not None:
             self._relay.stop()
         else:
+            self._connections.first_bytes.stop(self)
             self._loop.remove_reader(self._accepted.fileno())
         if self._inner is not None:
             self._inner.close()
@@ -249,6 +281,7 @@ class _Connection:
     def _wait(self, peer: Peer) -> None:
         """Wait for the first bytes; until then, a connection takes nothing of gRPC."""
         self.peer = peer
+        self._connections.expose_idle()
         try:
             self.share.move(_source(peer))
         except Overloaded as error:
@@ -257,7 +290,10 @@ class _Connection:
         if self._ended:  # closed for another one
             return
         self._loop.add_reader(self._accepted.fileno(), self._receive_first)
-        self._timer = self._loop.call_later(FIRST_BYTE_SECONDS, self.end, TimeoutError())
+        self._connections.first_bytes.start(self, self._expire)
+
+    def _expire(self) -> None:
+        self.end(TimeoutError())
 
     def _receive_first(self) -> None:
         """Receive the first bytes, and relay from now on."""
@@ -273,10 +309,9 @@ class _Connection:
             self.end(error)
 
     def _begin_relay(self, first: bytes) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._connections.first_bytes.stop(self)
         self._name, self._inner = self._connections.connect(self)
-        self._relay = Relay(self._accepted, self._inner, self.end)
+        self._relay = Relay(self._accepted, self._inner, self.end, self._loop)
         self._relay.start(first)
 
     def _record(self, error: Exception | None) -> None:

@@ -38,10 +38,11 @@ class Relay:
         client: socket.socket,
         grpc: socket.socket,
         ended: Callable[[Exception | None], None],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._ended = ended
-        self._requests = _Direction(client, grpc, self._end, self._grpc_closed)
-        self._answers = _Direction(grpc, client, self._end, self._end, SEND_SECONDS)
+        self._requests = _Direction(loop, client, grpc, self._end, self._grpc_closed)
+        self._answers = _Direction(loop, grpc, client, self._end, self._end, SEND_SECONDS)
 
     def start(self, first: bytes) -> None:
         """Relay what the client has sent already, and everything that follows."""
@@ -89,13 +90,14 @@ class _Direction:
 
     def __init__(
         self,
+        loop: asyncio.AbstractEventLoop,
         source: socket.socket,
         target: socket.socket,
         ended: Callable[[Exception | None], None],
         failed: Callable[[Exception], None],
         seconds: float | None = None,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._source = source
         self._target = target
         # For a socket, asyncio would format an error with both addresses, by two system calls.

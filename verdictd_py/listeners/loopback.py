@@ -35,6 +35,7 @@ _QUERY: Final = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, e
 _PORTS: Final = struct.Struct("!HH")  # inet_diag_sockid: source, destination
 _INTERFACE: Final = struct.Struct("=I8s")  # its interface and cookie, after two addresses
 _ANSWER: Final = struct.Struct("=BBxx4s16s16s12x12xII")  # inet_diag_msg: ..., uid, inode
+_MAPPED: Final = b"\0" * 10 + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _ANY_STATE: Final = 0xFFFFFFFF
 _NO_COOKIE: Final = b"\xff" * 8  # INET_DIAG_NOCOOKIE
 
@@ -159,18 +160,20 @@ def _read(answer: bytes, client: Endpoint, server: Endpoint) -> SocketOwner | No
     If the kernel finds no such socket, it answers with one that listens there.
     """
     family, state, ports, source, destination, uid, inode = _ANSWER.unpack_from(answer)
-    from_port, to_port = _PORTS.unpack(ports)
-    ends = (
-        Endpoint.of(_address(family, source), from_port),
-        Endpoint.of(_address(family, destination), to_port),
-    )
-    return SocketOwner(uid, inode) if state == _ESTABLISHED and ends == (client, server) else None
+    if state != _ESTABLISHED or ports != _PORTS.pack(client.port, server.port):
+        return None
+    ends = (client.address, source), (server.address, destination)
+    if all(_is_address(family, packed, address) for address, packed in ends):
+        return SocketOwner(uid, inode)
+    return None
 
 
-def _address(family: int, packed: bytes) -> IpAddress:
-    if family == socket.AF_INET6:
-        return ipaddress.IPv6Address(packed)
-    return ipaddress.IPv4Address(packed[:4])
+def _is_address(family: int, packed: bytes, address: IpAddress) -> bool:
+    """Return whether 16 bytes of an answer are this address, which may be encoded as IPv6."""
+    expected = address.packed
+    if family != socket.AF_INET6:
+        return address.version == 4 and packed[:4] == expected
+    return packed == (_MAPPED + expected if address.version == 4 else expected)
 
 
 def _search_tables(client: Endpoint, server: Endpoint) -> SocketOwner | None:
@@ -210,7 +213,7 @@ def _spellings(client: Endpoint, server: Endpoint) -> tuple[bytes, ...]:
     ends = [(end.address.packed, end.port) for end in (client, server)]
     forms = [ends]
     if client.address.version == 4:
-        forms.append([(b"\0" * 10 + b"\xff\xff" + packed, port) for packed, port in ends])
+        forms.append([(_MAPPED + packed, port) for packed, port in ends])
     return tuple(
         f" {_spelled(*local)} {_spelled(*remote)} {_ESTABLISHED:02X} ".encode()
         for local, remote in forms

@@ -89,11 +89,12 @@ class Responder:
         closes the connection. Other guests are served between two requests: a guest can send
         thousands of small ones at once.
         """
-        received = None if self._ended else await self._next_request()
+        if self._ended or not self._conversation.pending:
+            self.began = None
+            return None
+        received = await self._next_request()
         if received is None:
-            if not self._conversation.pending:
-                self.began = None
-            elif self.began is None:
+            if self.began is None:
                 self.began = asyncio.get_running_loop().time()
             return None
         self.began = None

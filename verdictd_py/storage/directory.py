@@ -16,7 +16,7 @@ Each method that changes files exists twice: `replacing` is a generator for `poo
 
 What other users may change is refused, see `access`.
 
-`read_resident` and `entry_resident` are for the event loop: they never wait for a disk
+`read_resident` and `entries_resident` are for the event loop: they never wait for a disk
 (`resident`).
 """
 
@@ -26,7 +26,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,14 +187,19 @@ class Directory:
         """
         return self._resident().read(segments)
 
-    def entry_resident(self, segments: Segments) -> Entry:
-        """Return the metadata of one regular file if that is in memory.
+    def entries_resident(self, top: Segments, names: Sequence[str]) -> tuple[Entry | None, ...]:
+        """Return the metadata of regular files in one directory if that is in memory.
+
+        Returns:
+            None for each file that is missing.
 
         Raises:
-            NotFound: nothing has that name.
-            NotResident: `entry` must find it, in a thread.
+            NotResident: `entry` must find them, in a thread.
         """
-        return entry_of(segments, self._resident().status(segments))
+        return tuple(
+            None if found is None else entry_of((*top, name), found)
+            for name, found in zip(names, self._resident().statuses(top, names), strict=True)
+        )
 
     def _resident(self) -> Root:
         if self._root is None:

@@ -162,24 +162,30 @@ class Root:
         finally:
             os.close(root)
 
-    def status(self, segments: tuple[str, ...]) -> os.stat_result:
-        """Return the status of a regular file.
+    def statuses(self, top: tuple[str, ...], names: Sequence[str]) -> list[os.stat_result | None]:
+        """Return the status of regular files in one directory, None for a missing one.
 
         Raises:
-            NotFound: nothing has that name.
-            NotResident: a thread must find it.
+            NotResident: a thread must find them.
         """
         root = self.open()
         try:
-            file = self._open_file(root, segments)
-            try:
-                return self._usable(root, file, segments)
-            finally:
-                os.close(file)
+            if not self._are_own_directories(root, (*top, "")):
+                raise NotResident
+            return [self._status_or_none(root, "/".join((*top, name))) for name in names]
         except OSError:
             raise NotResident from None
         finally:
             os.close(root)
+
+    def _status_or_none(self, root: int, name: str) -> os.stat_result | None:
+        try:
+            found = status_below(root, name)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(found.st_mode) or not self.is_own(found):
+            raise NotResident
+        return found
 
     def _open_file(self, root: int, segments: tuple[str, ...]) -> int:
         try:

@@ -350,15 +350,13 @@ class DirectoryCollateralStore:
 
     async def states(self, names: Sequence[str]) -> tuple[Hashable, ...]:
         try:
-            return tuple(self._state(name, self._directory.entry_resident) for name in names)
+            return self._directory.entries_resident((COLLATERAL,), names)
         except NotResident:
-            return await pools.read(
-                lambda: tuple(self._state(name, self._directory.entry) for name in names)
-            )
+            return await pools.read(lambda: tuple(map(self._state, names)))
 
-    def _state(self, name: str, entry: Callable[[Segments], Entry]) -> Hashable:
+    def _state(self, name: str) -> Hashable:
         try:
-            return entry((COLLATERAL, name))
+            return self._directory.entry((COLLATERAL, name))
         except NotFound:
             return None
         except StorageError as error:
