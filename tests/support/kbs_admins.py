@@ -16,6 +16,7 @@ from jwcrypto.common import JWSEHeaderParameter
 
 from tests.support.broker import RunningBroker
 from tests.support.kbs import running_kbs
+from verdictd_py.storage.presence import DAEMONS_FILE
 
 POLICY = b"package policy\nimport rego.v1\ndefault allow := false\nallow if input.resource.path\n"
 OTHER_KEY = bytes(range(32))

@@ -19,6 +19,7 @@ from verdictd_py._generated import clientapi_pb2 as upstream
 from verdictd_py._generated import keyprovider_pb2 as keyprovider
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.domain.callers import ROLES, Right
+from verdictd_py.storage.presence import DAEMONS_FILE
 
 NAMES = {"wrap": "farm", "operator": "ops", "admin": "boss.example"}
 UNREADABLE = {"kid": KID, "wrapped_data": [0], "iv": [0], "algorithm": "AES"}
