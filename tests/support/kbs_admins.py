@@ -103,11 +103,12 @@ def reference(values: object, **more: Any) -> dict[str, Any]:
 
 
 def stored(broker: RunningBroker) -> dict[str, bytes]:
-    """Everything that administration could change."""
+    """Return all files that administration could change."""
+    own = {"audit", DAEMONS_FILE}
     return {
         str(path.relative_to(broker.data)): path.read_bytes()
         for path in broker.data.rglob("*")
-        if path.is_file() and "audit" not in path.parts and path.name != DAEMONS_FILE
+        if path.is_file() and own.isdisjoint(path.parts)
     }
 
 

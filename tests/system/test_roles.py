@@ -32,8 +32,9 @@ def key_provider(content: object) -> keyprovider.keyProviderKeyWrapProtocolInput
 
 def stored(broker: RunningBroker) -> dict[Path, bytes]:
     """Return all files in the data directory except the audit trail and the list of daemons."""
-    files = [p for p in broker.data.rglob("*") if p.is_file() and p.name != DAEMONS_FILE]
-    return {path: path.read_bytes() for path in files if "audit" not in path.parts}
+    files = [path for path in broker.data.rglob("*") if path.is_file()]
+    own = {"audit", DAEMONS_FILE}
+    return {path: path.read_bytes() for path in files if own.isdisjoint(path.parts)}
 
 
 # What each method needs, and a request that changes nothing where it is allowed.
