@@ -23,6 +23,7 @@ ALLOWED = {
     ("listeners/calls.py", "_complete"): "one call; awaited by the call",
     ("listeners/grpc_listener.py", "_start_task"): "accepts for a guest's agent; awaited by stop()",
     ("listeners/kbs/connections.py", "Acceptor._take"): "one client; awaited by drain()",
+    ("policy/sets.py", "DocumentsWithSets._combine"): "one combination; awaited by its callers",
     ("tees/intel/collateral/pcs.py", "_concurrently"): "four answers; awaited by their group",
     ("tees/intel/collateral/flights.py", "SingleFlight.start"): "one value; awaited by its callers",
 }

@@ -16,6 +16,7 @@ from jwcrypto.common import JWSEHeaderParameter
 
 from tests.support.broker import RunningBroker
 from tests.support.kbs import running_kbs
+from verdictd_py.storage.presence import DAEMONS_FILE
 
 POLICY = b"package policy\nimport rego.v1\ndefault allow := false\nallow if input.resource.path\n"
 OTHER_KEY = bytes(range(32))
@@ -102,11 +103,12 @@ def reference(values: object, **more: Any) -> dict[str, Any]:
 
 
 def stored(broker: RunningBroker) -> dict[str, bytes]:
-    """Everything that administration could change."""
+    """Return all files that administration could change."""
+    own = {"audit", DAEMONS_FILE}
     return {
         str(path.relative_to(broker.data)): path.read_bytes()
         for path in broker.data.rglob("*")
-        if path.is_file() and "audit" not in path.parts
+        if path.is_file() and own.isdisjoint(path.parts)
     }
 
 

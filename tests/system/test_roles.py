@@ -19,6 +19,7 @@ from verdictd_py._generated import clientapi_pb2 as upstream
 from verdictd_py._generated import keyprovider_pb2 as keyprovider
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.domain.callers import ROLES, Right
+from verdictd_py.storage.presence import DAEMONS_FILE
 
 NAMES = {"wrap": "farm", "operator": "ops", "admin": "boss.example"}
 UNREADABLE = {"kid": KID, "wrapped_data": [0], "iv": [0], "algorithm": "AES"}
@@ -30,9 +31,10 @@ def key_provider(content: object) -> keyprovider.keyProviderKeyWrapProtocolInput
 
 
 def stored(broker: RunningBroker) -> dict[Path, bytes]:
-    """Return all files in the data directory except the audit trail."""
+    """Return all files in the data directory except the audit trail and the list of daemons."""
     files = [path for path in broker.data.rglob("*") if path.is_file()]
-    return {path: path.read_bytes() for path in files if "audit" not in path.parts}
+    own = {"audit", DAEMONS_FILE}
+    return {path: path.read_bytes() for path in files if own.isdisjoint(path.parts)}
 
 
 # What each method needs, and a request that changes nothing where it is allowed.
