@@ -163,7 +163,7 @@ def test_json_is_scanned_in_small_steps(monkeypatch: pytest.MonkeyPatch, name: s
 
 
 _DAEMON: Final = """
-import asyncio, gc, json, os, signal, sys
+import asyncio, gc, json, os, signal, sys, threading
 from pathlib import Path
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon import process
@@ -177,6 +177,9 @@ async def main():
     running = asyncio.create_task(process.run(settings, Unsafe()))
     while not gc.get_freeze_count() and not running.done() and not started():
         await asyncio.sleep(0.01)
+    for thread in threading.enumerate():
+        if thread.name == "import":
+            await asyncio.to_thread(thread.join)
     before = set(sys.modules)
     async with http_client(settings) as client:
         host, port = server.sockets[0].getsockname()
