@@ -99,7 +99,9 @@ UNSAFE_NAMES: Final = frozenset(field.name for field in fields(Unsafe))
 class Settings(BaseModel):
     """Settings of an operator; see product.md and `verdictd-py --help`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        validate_default=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
     _file: Path | None = PrivateAttr(default=None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -310,8 +310,16 @@ async def test_messages_of_a_user_are_read_a_few_at_a_time(
         assert await fast
 
 
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """What a thread waits for, also if the test fails."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
 async def test_one_large_message_of_users_is_answered_at_once(
-    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, release: threading.Event
 ) -> None:
     """Administrators do not wait for the large messages of others."""
     callers = iter((("uid 1000", "wrap"), ("uid 1001", "wrap"), ("uid 0", "admin")))
@@ -321,7 +329,6 @@ async def test_one_large_message_of_users_is_answered_at_once(
         return Caller(name, ROLES[role])
 
     begun: list[int] = []
-    release = threading.Event()
     decode = protocol.decode
 
     def slow(data: bytes, **options: Any) -> Any:
@@ -343,11 +350,9 @@ async def test_one_large_message_of_users_is_answered_at_once(
         second = asyncio.ensure_future(clients[1].refusal("WrapKey", LARGE + b" "))
         await until(lambda: shares._large._waiters)
         assert (await clients[2].refusal("WrapKey", LARGE + b"  "))[0] == "INVALID_ARGUMENT"
-        try:
-            assert begun == [len(LARGE), len(LARGE) + 2]
-            assert not first.done()
-        finally:
-            release.set()
+        assert begun == [len(LARGE), len(LARGE) + 2]
+        assert not first.done()
+        release.set()
         await first
         await second
     assert begun[2:] == [len(LARGE) + 1]

@@ -29,7 +29,7 @@ from verdictd_py._generated import clientapi_pb2_grpc as api_services
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_services
 from verdictd_py.broker.administration import KEYRING
-from verdictd_py.encoding import decode_value
+from verdictd_py.encoding import MAX_DEPTH, decode_value
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.offload import SMALL_BYTES, offload
 from verdictd_py.policy import appraisal, report, sets
@@ -157,13 +157,13 @@ class Steps:
 def test_json_is_scanned_in_small_steps(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     steps = Steps(getattr(encoding, name))
     monkeypatch.setattr(encoding, name, steps)
-    text = '["' + "x" * 1_000_000 + '"' + " " * 1_000_000 + "]"
-    assert decode_value(text.encode(), "the request") == ["x" * 1_000_000]
+    text = '["' + "x" * 1_000_000 + '"' + " " * 1_000_000 + ",[]" * MAX_DEPTH + "]"
+    assert decode_value(text.encode(), "the request") == ["x" * 1_000_000, *[[]] * MAX_DEPTH]
     assert 0 < steps.largest <= SMALL_BYTES + 3  # an escape may begin in one step
 
 
 _DAEMON: Final = """
-import asyncio, gc, json, os, signal, sys
+import asyncio, gc, json, os, signal, sys, threading
 from pathlib import Path
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon import process
@@ -177,6 +177,9 @@ async def main():
     running = asyncio.create_task(process.run(settings, Unsafe()))
     while not gc.get_freeze_count() and not running.done() and not started():
         await asyncio.sleep(0.01)
+    for thread in threading.enumerate():
+        if thread.name == "import":
+            await asyncio.to_thread(thread.join)
     before = set(sys.modules)
     async with http_client(settings) as client:
         host, port = server.sockets[0].getsockname()

@@ -141,6 +141,7 @@ async def test_a_guest_that_takes_no_bytes_is_disconnected_in_time() -> None:
         await elapse(59)
         assert not sending.done()
         await elapse(2)
+        assert sending.done()
         with pytest.raises(TimeoutError):
             await sending
         assert share.held.size < 32 << 20

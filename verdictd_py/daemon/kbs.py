@@ -185,7 +185,7 @@ async def _probe_sessions(
 ) -> str:
     """Return why sessions cannot be used, empty if they can; sessions in memory always can.
 
-    Also release what has expired, of which an idle broker would otherwise retain up to 800 MiB.
+    Also release what has expired, of which an idle broker would otherwise retain up to 775 MiB.
     """
     handshakes.release(clock())
     if isinstance(sessions, SqliteSessionStore):

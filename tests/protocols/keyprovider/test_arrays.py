@@ -82,6 +82,7 @@ def test_commas_between_two_steps_are_refused() -> None:
     "data",
     [
         json.dumps({"a": TEXT}).encode(),
+        json.dumps({"a": f"b:{TEXT}"}).encode(),
         json.dumps({"a": f'"b":{TEXT}'}).encode(),
         json.dumps({"\\": 1, "a": list(OCTETS)}).encode(),
         f"{{{TEXT}:1}}".encode(),
@@ -89,7 +90,16 @@ def test_commas_between_two_steps_are_refused() -> None:
         f'{{"a"{TEXT}}}'.encode(),
         TEXT.encode(),
     ],
-    ids=["text", "text with quotes", "escape before", "name", "in array", "no colon", "no object"],
+    ids=[
+        "text",
+        "text with a colon",
+        "text with quotes",
+        "escape before",
+        "name",
+        "in array",
+        "no colon",
+        "no object",
+    ],
 )
 def test_what_is_not_the_value_of_a_member_stays_as_it_is(data: bytes) -> None:
     assert shorten_arrays(data) == data
