@@ -374,7 +374,7 @@ class TestSettings:
         assert [(each.idle_timeout, each.listen) for each in applied] == [(5, "127.0.0.1:1234")]
         with pytest.raises(ConfigError):
             live.reload()
-        assert live.reload() == ("idle_timeout: 5.0, now 300",)
+        assert live.reload() == ("idle_timeout: 5.0, now 300.0",)
 
     def test_limits_that_cannot_be_applied_are_not_in_force(self) -> None:
         def refuse(settings: Settings) -> None:
