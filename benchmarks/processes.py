@@ -250,6 +250,10 @@ class Daemon(Process):
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment without settings of the broker."""
+    """Return this process's environment without settings of the broker.
+
+    Compiled modules may be written, as of an installed package: otherwise each start compiles them.
+    """
     own = {name: text for name, text in os.environ.items() if not name.startswith("VERDICTD_")}
+    own.pop("PYTHONDONTWRITEBYTECODE", None)
     return {**own, "PYTHONPATH": str(CHECKOUT)}
