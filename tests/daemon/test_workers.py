@@ -354,6 +354,7 @@ async def test_merged_reports_fail_if_one_failed() -> None:
     )
     before = WarningReload(changed=("a",), problems=("x",))
     assert merged(before, [], ["x"]) == before
+    assert merged(before, [], []) == before
 
 
 async def test_a_stop_drains_all_workers_and_records_their_last_digests(

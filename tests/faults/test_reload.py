@@ -369,7 +369,7 @@ class TestSettings:
         )
         assert live.reload() == (
             "listen: in force after a restart",
-            "idle_timeout: 300, now 5.0",
+            "idle_timeout: 300.0, now 5.0",
         )
         assert [(each.idle_timeout, each.listen) for each in applied] == [(5, "127.0.0.1:1234")]
         with pytest.raises(ConfigError):
