@@ -108,7 +108,8 @@ Work = Callable[[RunningBroker], Awaitable[None]]
 async def test_large_inputs_are_handled_in_a_thread(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, work: Work
 ) -> None:
-    many = [HONEST, *(f"{number:096x}" for number in range(LARGE // 96))]
+    size = LARGE * (16 if name == "refusals" else 1)  # comparing takes a small part of the reading
+    many = [HONEST, *(f"{number:096x}" for number in range(size // 96))]
     store(broker, "opa/tdxData", json.dumps({"rtmr1": many}).encode())
     store(broker, f"resources/{KEYRING}", bytes(LARGE))
     watched = Watched(monkeypatch, owner, name)
