@@ -23,8 +23,8 @@ SAMPLE: Final = ("--insecure-sample-verifier", "--insecure-sample-data-dir")
 
 VERIFICATIONS: Final = 60
 
-PAGE: Final = 10
-"""Keys of a page of the list: as many as the small directory has."""
+PAGE: Final = 5
+"""Keys of a page of the list, so that the small directory also has two pages."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def kept_channel(bench: Bench) -> Measurement:
 
     samples = alternate([request, limit])
     bench.clients.call("release")
-    return Measurement.of(samples)
+    return replace(Measurement.of(samples), notes=(bench.sync_note(),))
 
 
 def kept_http(bench: Bench) -> Measurement:
@@ -162,8 +162,15 @@ def reference_values(bench: Bench) -> Measurement:
     return Measurement.of(samples)
 
 
+_LIST: Final = "two pages of the list, not counted"
+
+
 def many_keys(bench: Bench) -> Measurement:
-    """Session, two pages of the list of keys, and start; the operation that suffers most counts."""
+    """Session, wrap and start; the operation that suffers most counts.
+
+    Two pages of the list of keys are reported and not counted: the first page of a directory must
+    read its names once, however many there are.
+    """
     number = bench.number(100_000, 1_000_000)
     small, large = "keys-small", "keys-large"
     daemons = {
@@ -176,6 +183,10 @@ def many_keys(bench: Bench) -> Measurement:
         arguments = {"address": address_of(daemons[name]), "count": count, "unseen": False}
         return cost(daemons[name], bench.clients, "attested", **arguments)
 
+    def wrap(name: str) -> Sample:
+        arguments = {"address": daemons[name].addresses["client_api"], "count": count}
+        return cost(daemons[name], bench.clients, "wrap", kept=True, **arguments)
+
     def pages(name: str) -> Sample:
         arguments = {"address": daemons[name].addresses["client_api"], "count": 3, "size": PAGE}
         return cost(daemons[name], bench.clients, "key_pages", **arguments)
@@ -183,7 +194,7 @@ def many_keys(bench: Bench) -> Measurement:
     def start(name: str) -> Sample:
         return _start(bench, name)
 
-    operations = {"session": session, "two pages of the list": pages, "start": start}
+    operations = {"session": session, "wrap": wrap, _LIST: pages, "start": start}
     parts = {}
     for title, operation in operations.items():
         if title == "start":
@@ -197,7 +208,7 @@ def many_keys(bench: Bench) -> Measurement:
         title: statistics.median(part.values) / statistics.median(part.limits)
         for title, part in parts.items()
     }
-    worst = max(ratios, key=ratios.__getitem__)
+    worst = max(ratios.keys() - {_LIST}, key=ratios.__getitem__)
     return Measurement(
         parts[worst].values,
         parts[worst].limits,

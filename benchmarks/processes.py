@@ -28,6 +28,7 @@ STOP_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 0.01
 _SETTLED_CPU_SECONDS: Final = 0.0002
 _SETTLE_ATTEMPTS: Final = 50
+_LINE_ATTEMPTS: Final = 3000
 _CPUCLOCK_SCHED: Final = 2  # Linux, include/linux/posix-timers.h
 
 
@@ -224,7 +225,7 @@ class Daemon(Process):
                 raise
             finally:
                 notify.unlink()
-        self.addresses = _addresses(log)
+        self.addresses = self._addresses()
 
     def _await_ready(self, listening: socket.socket, begun: float) -> None:
         while time.monotonic() - begun < READY_SECONDS:
@@ -237,15 +238,22 @@ class Daemon(Process):
                 raise self._failed(f"the daemon ended at its start with {self._popen.returncode}")
         raise self._failed("the daemon did not start in time")
 
-
-def _addresses(log: Path) -> dict[str, str]:
-    """Return the addresses in the line `daemon.started` of a log."""
-    line = next(text for text in log.read_text().splitlines() if " daemon.started " in text)
-    found = re.findall(r' (listen|client_api|kbs_http)="([^"]*)"', line)
-    return dict(found)
+    def _addresses(self) -> dict[str, str]:
+        """Return the addresses in the line `daemon.started`, which a thread writes to the log."""
+        for _ in range(_LINE_ATTEMPTS):
+            for line in self._log.read_text().splitlines(keepends=True):
+                if " daemon.started " in line and line.endswith("\n"):
+                    return dict(re.findall(r' (listen|client_api|kbs_http)="([^"]*)"', line))
+            time.sleep(_SETTLE_SECONDS)
+        self.stop()
+        raise self._failed("the daemon did not log its addresses")
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment without settings of the broker."""
+    """Return this process's environment without settings of the broker.
+
+    Compiled modules may be written, as of an installed package: otherwise each start compiles them.
+    """
     own = {name: text for name, text in os.environ.items() if not name.startswith("VERDICTD_")}
+    own.pop("PYTHONDONTWRITEBYTECODE", None)
     return {**own, "PYTHONPATH": str(CHECKOUT)}

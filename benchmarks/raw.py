@@ -33,6 +33,9 @@ from verdictd_py.simulator import SimulatedPlatform
 BACKLOG: Final = 1024
 EMPTY_METHOD: Final = "/benchmark.Empty/Call"
 _QUOTES: Final = 64
+_RECORD_BYTES: Final = 600
+"""Size of a record of the audit trail about a release."""
+
 _COLLATERAL: Final = (
     *("pck_crl_issuer_chain", "root_ca_crl", "pck_crl"),
     *("tcb_info_issuer_chain", "tcb_info", "tcb_info_signature"),
@@ -104,7 +107,10 @@ async def start_grpc() -> tuple[grpc.aio.Server, int]:
 
 
 def answer_commands(directory: Path) -> None:
-    """Verify as many quotes with dcap-qvl as each command requests; end with the input."""
+    """Do what each command requests, some number of times; end with the input.
+
+    `verify` verifies a quote with dcap-qvl, `sync` appends a record to a file and syncs it.
+    """
     platform = SimulatedPlatform.load(directory / PLATFORM)
     now = datetime.now(UTC)
     simulated = platform.collateral(now)
@@ -112,13 +118,24 @@ def answer_commands(directory: Path) -> None:
         **{name: getattr(simulated, name) for name in _COLLATERAL}
     )
     quotes = [platform.quote(os.urandom(64)) for _ in range(_QUOTES)]
+    file = os.open(directory / "synced", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def verify(number: int) -> None:
+        quote, seconds = quotes[number % _QUOTES], int(now.timestamp())
+        dcap_qvl.verify_with_root_ca(quote, collateral, platform.root_ca_der, seconds)
+
+    def sync(number: int) -> None:
+        del number
+        os.write(file, bytes(_RECORD_BYTES))
+        os.fsync(file)
+
+    calls = {"verify": verify, "sync": sync}
     for line in sys.stdin:
-        count = json.loads(line)["count"]
+        command = json.loads(line)
+        call, count = calls[command["call"]], command["count"]
         begun = time.perf_counter()
         for number in range(count):
-            dcap_qvl.verify_with_root_ca(
-                quotes[number % _QUOTES], collateral, platform.root_ca_der, int(now.timestamp())
-            )
+            call(number)
         _print({"count": count, "seconds": time.perf_counter() - begun, "failures": []})
     os._exit(0)
 

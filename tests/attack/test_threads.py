@@ -31,6 +31,7 @@ from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_services
 from verdictd_py.broker.administration import KEYRING
 from verdictd_py.encoding import MAX_DEPTH, decode_value
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
+from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.offload import SMALL_BYTES, offload
 from verdictd_py.policy import appraisal, report, sets
 
@@ -76,6 +77,15 @@ async def _connect_guest(broker: RunningBroker) -> None:
         assert (await guest.keks([KID]))[KID].reveal() == KEY
 
 
+async def _refuse_guest(broker: RunningBroker) -> None:
+    """Refuse a guest for a list whose comparison takes as long as reading one of `LARGE` bytes."""
+    others = [f"{number:096x}" for number in range(16 * LARGE // 96)]
+    store(broker, "opa/tdxData", json.dumps({"rtmr1": others}).encode())
+    with pytest.raises(BrokerRefused):
+        async with broker.guest() as guest:
+            await guest.keks([KID])
+
+
 async def _import_certificates(broker: RunningBroker) -> None:
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
         stub: Any = api_services.GpgServiceStub(channel)
@@ -99,7 +109,7 @@ Work = Callable[[RunningBroker], Awaitable[None]]
         (report, "outline", _check_policy),
         (report, "report", _test_policy),
         (sets, "_combine", _connect_guest),
-        (appraisal, "refusals", _connect_guest),
+        (appraisal, "refusals", _refuse_guest),
         (SequoiaKeyringEditor, "add", _import_certificates),
         (SequoiaKeyringEditor, "describe", _list_certificates),
     ],
@@ -163,7 +173,7 @@ def test_json_is_scanned_in_small_steps(monkeypatch: pytest.MonkeyPatch, name: s
 
 
 _DAEMON: Final = """
-import asyncio, gc, json, os, signal, sys
+import asyncio, gc, json, os, signal, sys, threading
 from pathlib import Path
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon import process
@@ -177,6 +187,9 @@ async def main():
     running = asyncio.create_task(process.run(settings, Unsafe()))
     while not gc.get_freeze_count() and not running.done() and not started():
         await asyncio.sleep(0.01)
+    for thread in threading.enumerate():
+        if thread.name == "import":
+            await asyncio.to_thread(thread.join)
     before = set(sys.modules)
     async with http_client(settings) as client:
         host, port = server.sockets[0].getsockname()

@@ -82,6 +82,7 @@ def test_the_target_is_the_maximum_of_the_ratio_of_the_medians() -> None:
     assert (within.median, within.limit, within.ratio, within.met) == (2.0, 1.0, 2.0, True)
     assert within.spread == 98.0
     assert not result(2.1, limits=(1.0,)).met
+    assert result(3.0, limits=(2.0,)).met
 
 
 def test_without_a_limit_the_target_is_the_maximum_of_the_median() -> None:

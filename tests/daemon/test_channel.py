@@ -229,7 +229,8 @@ async def test_a_peer_that_sends_no_messages_is_disconnected(
     with other:
         one = await Channel.open(end, events)
         other.sendall(sent)
-        other.shutdown(socket.SHUT_WR)
+        if sent[0] == 0:  # otherwise the length alone is refused
+            other.shutdown(socket.SHUT_WR)
         await one.wait_closed()
         other.setblocking(False)
         with suppress(ConnectionError):

@@ -17,8 +17,9 @@ import pytest_asyncio
 from tests.support.clock import elapse, elapse_until, until
 from tests.support.events import RecordedEvents
 from verdictd_py.config import MAX_WORKERS, Settings, Unsafe
+from verdictd_py.daemon.foundation import connections_of
 from verdictd_py.daemon.reload import merged
-from verdictd_py.daemon.workers import pool
+from verdictd_py.daemon.workers import pool, start
 from verdictd_py.daemon.workers.channel import Channel, ChannelFailed
 from verdictd_py.daemon.workers.cores import usable_cores, worker_count
 from verdictd_py.daemon.workers.pool import LONGEST_PAUSE, Workers
@@ -353,6 +354,7 @@ async def test_merged_reports_fail_if_one_failed() -> None:
     )
     before = WarningReload(changed=("a",), problems=("x",))
     assert merged(before, [], ["x"]) == before
+    assert merged(before, [], []) == before
 
 
 async def test_a_stop_drains_all_workers_and_records_their_last_digests(
@@ -430,6 +432,34 @@ def test_what_a_worker_receives_is_what_was_sent(tmp_path: Path) -> None:
     assert received.settings.model_fields_set == settings.model_fields_set
     assert received.settings.file == settings.file
     assert "secret-key" not in repr(received)
+
+
+def test_a_worker_inherits_no_setting_and_no_address_of_the_service_manager() -> None:
+    settings = {"VERDICTD_LISTEN": "x", "verdictd_tee": "y"}
+    of_service = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "1", "LISTEN_FDS": "2", "LISTEN_PID": "3"}
+    other = {"HTTPS_PROXY": "p", "CACHE_DIRECTORY": "/c", "PATH": "/bin"}
+    inherited = start._environment({**settings, **of_service, **other})
+    assert {name: inherited[name] for name in other} == other
+    assert inherited.keys() - other.keys() <= {"PYTHONPATH"}
+
+
+def test_descriptors_are_divided_for_each_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data_dir=tmp_path, max_connections=1000)
+    monkeypatch.setattr("verdictd_py.daemon.descriptors.limit", lambda: 1256)
+    worker = connections_of(settings, guests=True, operators=False)
+    operators = connections_of(settings, guests=False, operators=True)
+    both = connections_of(settings, guests=True, operators=True)
+    assert (worker.guests, worker.warning) == (1000, "")
+    assert operators.guests == 0
+    assert operators.grpc >= both.grpc
+    assert both.guests < 1000
+    assert "at most 751 guests or 83 gRPC connections at once" in both.warning
+    assert "at most 83 gRPC connections at once" in operators.warning
+    monkeypatch.setattr("verdictd_py.daemon.descriptors.limit", lambda: 300)
+    with pytest.raises(ConfigError, match="may open 300 files only"):
+        connections_of(settings, guests=False, operators=True)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "129", "many", "", "1.5", "AUTO"])

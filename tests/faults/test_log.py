@@ -9,14 +9,17 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import port_of, running_daemon
+from tests.support.command import environment, port_of, running_daemon
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import (
     CATALOGUE,
@@ -302,3 +305,33 @@ class TestFloods:
 
 def test_the_queue_has_a_limit_of_some_megabytes() -> None:
     assert 1024 * 1024 <= writer.MAX_QUEUED_BYTES <= 16 * 1024 * 1024
+
+
+def test_long_lines_of_several_processes_are_not_mixed() -> None:
+    """A pipe takes 4 KiB at once; the processes of a broker have the same standard error."""
+    program = (
+        "import sys\n"
+        "from verdictd_py.events.writer import LogWriter\n"
+        "sys.stdin.readline()\n"
+        "writer = LogWriter(2)\n"
+        "for _ in range(20): writer.write(sys.argv[1] * 200_000 + '\\n')\n"
+        "assert writer.close(100) == 0\n"
+    )
+    receive, send = os.pipe()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, name],
+            stdin=subprocess.PIPE,
+            stderr=send,
+            env=environment(),
+        )
+        for name in "abc"
+    ]
+    os.close(send)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    with os.fdopen(receive, "rb") as stream:
+        lines = stream.read().splitlines()
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert Counter(lines) == {name * 200_000: 20 for name in (b"a", b"b", b"c")}

@@ -21,8 +21,8 @@ from tests.support.channel import send_records as send
 from tests.support.clock import until
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.storage import files, pools
-from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.files import Steps
+from verdictd_py.storage.listing import SortedFiles
 
 GET_KEK = encoded({"command": "Get KEK", "kids": [KID]})
 KEK = {"status": "OK", "data": {KID: base64.b64encode(KEY).decode()}}
@@ -116,7 +116,7 @@ async def test_each_type_of_work_has_threads_of_its_own(
 @contextmanager
 def slow_list(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patched:
-        patched.setattr(Directory, "walk", disk.before(Directory.walk))
+        patched.setattr(SortedFiles, "after", disk.before(SortedFiles.after))
         yield
 
 

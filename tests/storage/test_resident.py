@@ -121,6 +121,20 @@ def test_what_is_not_certain_is_left_to_a_thread(
         known.read_resident(FILE)
 
 
+@pytest.mark.parametrize("cached", [0, 16])
+def test_a_content_that_is_in_memory_in_part_is_left_to_a_thread(
+    known: Directory, monkeypatch: pytest.MonkeyPatch, cached: int
+) -> None:
+    read = os.preadv
+
+    def in_part(file: int, buffers: list[bytearray], *more: int) -> int:
+        return min(cached, read(file, buffers, *more))
+
+    monkeypatch.setattr(os, "preadv", in_part)
+    with pytest.raises(NotResident):
+        known.read_resident(FILE)
+
+
 @root_only
 @pytest.mark.parametrize("mode", [0o020, 0o002, None])
 @pytest.mark.parametrize("name", ["..", ".", "keys", "keys/a", "keys/a/b", "keys/a/b/c"])

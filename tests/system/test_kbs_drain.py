@@ -10,7 +10,7 @@ import asyncio
 import pytest
 
 from tests.support.broker import DRAIN_SECONDS, RunningBroker
-from tests.support.clock import elapse
+from tests.support.clock import elapse, until
 from tests.support.kbs_raw import Link, linked, request
 
 pytestmark = pytest.mark.broker(kbs=True, request_timeout=2 * DRAIN_SECONDS)
@@ -78,3 +78,21 @@ async def test_half_a_header_is_not_a_request_in_flight(broker: RunningBroker) -
         await link.send(b"POST /kbs/v0/auth HTTP/1.1\r\nHost:")
         await broker.daemon.stop()
         assert await link.closed()
+
+
+async def test_a_client_that_has_just_connected_is_served(broker: RunningBroker) -> None:
+    """Its first byte arrives after the drain has begun, or the rest of its first request."""
+    async with linked(broker) as silent, linked(broker) as half:
+        message = request("GET", "/healthz")
+        await half.send(message[:10])
+        await until(lambda: len(broker.kbs._acceptor._tasks) == 2)
+        await until(lambda: any(broker.kbs._acceptor._tasks.values()))
+        task = await stopping(broker)
+        await silent.send(message)
+        await half.send(message[10:])
+        for link in (silent, half):
+            answer = await link.answer()
+            assert answer is not None
+            assert answer.status == 200
+            assert await link.closed()
+        await task

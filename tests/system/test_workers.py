@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -25,12 +26,13 @@ from tests.support.clock import elapse
 from tests.support.command import Run as Command
 from tests.support.command import environment, port_of, run, running_daemon, wait_for_end
 from tests.support.kbs import PATH, SECRET, running_kbs
-from tests.support.kbs_admins import AdminTokens
+from tests.support.kbs_admins import POLICY, AdminTokens
 from tests.support.pccs import running_pccs
 from tests.support.rcar_guests import attest, connected, tdx_guest
 from tests.support.verdict import verdict
+from verdictd_py.daemon.workers.pool import Workers
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, collateral_json
 
 pytestmark = pytest.mark.broker(workers=2)
 
@@ -138,6 +140,50 @@ async def test_a_change_of_an_operator_decides_at_once_in_every_worker(
             async with broker.guest() as guest:
                 await kek(guest)
     assert count(broker.data, "secret.released").total() == 0
+
+
+async def test_what_operators_announce_has_guests_of_every_worker_appraised_again(
+    broker: RunningBroker,
+) -> None:
+    other = SimulatedPlatform.create(now=broker.now, options=PlatformOptions(fmspc="00606a000000"))
+    async with guests_of_every_worker(broker) as guests:
+        collateral = broker.data.parent / "collateral.json"
+        collateral.write_text(collateral_json(other.collateral(broker.now)))
+        broker.daemon._parts.reconsider()
+        for guest in guests:
+            with pytest.raises(BrokerRefused, match="not judged"):
+                await kek(guest)
+
+
+async def test_what_a_worker_announces_reaches_the_others(
+    tmp_path: Path,
+    platform: SimulatedPlatform,
+    tokens: AdminTokens,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An administrator over HTTP changes a policy in one of them."""
+    async with running_kbs(tmp_path, platform, workers=2, kbs_admins=tokens.file) as broker:
+        told: list[int] = []
+        parts = broker.daemon._parts
+        notify = Workers.notify_each
+
+        def noting(self: Workers, name: str, body: Any = None, *, but: int | None = None) -> None:
+            if name == "changed" and but is not None:
+                told.append(but)
+            notify(self, name, body, but=but)
+
+        monkeypatch.setattr(Workers, "notify_each", noting)
+        examined: list[bool] = []
+        monkeypatch.setattr(parts.readiness, "request", lambda: examined.append(True))
+        url = f"{broker.daemon.listener('kbs_http').endpoint}/kbs/v0/resource-policy"
+        headers = {"Authorization": f"Bearer {tokens.token('boss', 'admin')}"}
+        policy = base64.urlsafe_b64encode(POLICY).decode().rstrip("=")
+        async with httpx.AsyncClient(timeout=60) as client:
+            answer = await client.post(url, json={"policy": policy}, headers=headers)
+            assert answer.status_code == 200
+        await happening(lambda: told and examined)
+        (changer,) = set(told)
+        assert changer in (1, 2)
 
 
 async def test_a_worker_that_is_killed_loses_only_its_own_connections(
@@ -352,7 +398,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
         assert len(workers) == 2
         for pid in workers:
             words_of_worker = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            assert b"verdictd_py.cli.worker" in words_of_worker
+            assert words_of_worker[1:4] == [b"-P", b"-m", b"verdictd_py.cli.worker"]
             assert str(tmp_path).encode() not in b" ".join(words_of_worker)
         daemon.process.kill()
         for pid in workers:

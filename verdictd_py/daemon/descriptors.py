@@ -82,11 +82,14 @@ def divide(
             f"this process may open {open_files} files only; give it at least {least} "
             "(ulimit -n, or LimitNOFILE= in the unit of systemd)"
         )
+    parts = [f"{fitting} guests"] if guest_listeners else []
+    parts += [f"{grpc} gRPC connections"] if grpc_listeners else []
+    served = " or ".join(parts)
     needed = RESERVE + guests * guest_listeners + most
     return Connections(
         fitting,
         grpc,
-        f"this process may open {open_files} files, so a listener serves at most {fitting} guests "
-        f"or {grpc} gRPC connections at once; give it {needed} files (ulimit -n, or LimitNOFILE= "
-        "in the unit of systemd), or lower --max-connections",
+        f"this process may open {open_files} files, so a listener serves at most {served} at once; "
+        f"give it {needed} files (ulimit -n, or LimitNOFILE= in the unit of systemd), or lower "
+        "--max-connections",
     )

@@ -141,7 +141,7 @@ def favour_event_loop() -> None:
 def _import_late() -> None:
     for needed_with, names in _IMPORTED_LATE.items():
         for name in names if needed_with in sys.modules else ():
-            with suppress(ImportError):  # other versions have other modules
+            with suppress(ImportError, OSError):  # another version; no free descriptor
                 importlib.import_module(name)
 
 

@@ -7,11 +7,13 @@ of that time; the audit trail has its own file and loses nothing.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 MAX_QUEUED_BYTES: Final = 4 * 1024 * 1024
@@ -129,7 +131,8 @@ class LogWriter:
         """
         lost = 0
         while lines:
-            written = self._write(b"".join(lines))
+            with _exclusively(self._descriptor):
+                written = self._write(b"".join(lines))
             complete = 0
             while complete < len(lines) and written >= len(lines[complete]):
                 written -= len(lines[complete])
@@ -149,6 +152,24 @@ class LogWriter:
             except OSError:
                 break
         return len(data) - len(view)
+
+
+@contextmanager
+def _exclusively(descriptor: int) -> Iterator[None]:
+    """Keep other processes of the broker from writing into the middle of a long line.
+
+    They have the same standard error. The lock ends with the process, whatever ends it.
+    """
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    except OSError:  # the file has no locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.lockf(descriptor, fcntl.LOCK_UN)
 
 
 def _wait_until_writable(descriptor: int) -> None:

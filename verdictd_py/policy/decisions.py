@@ -14,10 +14,10 @@ from verdictd_py.policy.compiled import CompiledPolicies, is_small
 from verdictd_py.policy.engine import NO_DATA, Input, PolicyResult, PreparedInput
 from verdictd_py.ports import PolicyDocuments
 
-MAX_DECISIONS: Final = 4096
+MAX_DECISIONS: Final = 512
 """Decisions in the cache."""
 
-MAX_TOTAL_BYTES: Final = 8 * 1024 * 1024
+MAX_TOTAL_BYTES: Final = 1024 * 1024
 """Answers of all decisions in the cache, as JSON; those of the packaged policies have 200 bytes."""
 
 MAX_INPUT_CHARS: Final = 64 * 1024

@@ -189,6 +189,8 @@ class Channel:
                     return
                 data = await self._reader.readexactly(size)
                 message = await offload(size, partial(json.loads, data))
+                if not isinstance(message, dict):
+                    return
                 self._take(message)
         except (OSError, EOFError, ValueError, KeyError, TypeError):
             return  # the peer has ended, or sends no messages

@@ -185,7 +185,7 @@ class Workers:
         Args:
             seconds: time limit for requests in flight.
         """
-        workers = tuple(self._processes)
+        workers = sorted(self._processes, key=lambda worker: worker.number)
         try:
             await asyncio.gather(*(self._drain(worker, seconds) for worker in workers))
         finally:

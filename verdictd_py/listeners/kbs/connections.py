@@ -385,7 +385,7 @@ class Acceptor:
         self._draining = True
         loop = asyncio.get_running_loop()
         for task, connection in tuple(self._tasks.items()):
-            if connection is None or connection.serving is None:  # in its handshake
+            if connection is None:  # in its handshake
                 loop.call_later(OPENING_SECONDS, self._cancel_opening, task)
             else:
                 connection.drain()
@@ -401,8 +401,7 @@ class Acceptor:
         await asyncio.gather(*left, return_exceptions=True)
 
     def _cancel_opening(self, task: asyncio.Task[None]) -> None:
-        connection = self._tasks.get(task)
-        if connection is None or connection.serving is None:
+        if self._tasks.get(task) is None:
             task.cancel()
 
     def _take(self, server: web.Server, accepted: socket.socket, name: object) -> None:

@@ -15,8 +15,8 @@ from typing import Final
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.protocols.rcar.tokens import AttestedGuest, IssuedToken, TokenContent, Tokens
 
-MAX_CHARACTERS: Final = 2 * 1024 * 1024
-"""Maximum length of all tokens together: some 550 usual ones, which take some 7 MiB. A guest
+MAX_CHARACTERS: Final = 1024 * 1024
+"""Maximum length of all tokens together: some 270 usual ones, which take some 4 MiB. A guest
 requests its secrets at once after it has attested; a token that was evicted is verified again."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
-MAX_QUOTES: Final = 4096
+MAX_QUOTES: Final = 1024
 """Maximum number of cached quotes, about 1 KiB each."""
 
 Result = TypeVar("Result")
