@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return 130
+    finally:
+        gc.enable()  # for a caller that goes on in this process
 
 
 if __name__ == "__main__":
