@@ -171,7 +171,7 @@ def many_keys(bench: Bench) -> Measurement:
     Two pages of the list of keys are reported and not counted: the first page of a directory must
     read its names once, however many there are.
     """
-    number = bench.number(100_000, 1_000_000)
+    number = bench.number(20_000, 1_000_000)
     small, large = "keys-small", "keys-large"
     daemons = {
         large: bench.daemon(large, keys=number, audit_lines=number),

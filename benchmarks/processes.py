@@ -27,6 +27,10 @@ STOP_SECONDS: Final = 60.0
 
 _SETTLE_SECONDS: Final = 0.01
 _SETTLED_CPU_SECONDS: Final = 0.0002
+_IDLE_SECONDS: Final = 0.25
+_IDLE_CPU: Final = 0.03
+"""Share of a CPU that a daemon without clients may take."""
+_IDLE_ATTEMPTS: Final = 1200
 _SETTLE_ATTEMPTS: Final = 50
 _LINE_ATTEMPTS: Final = 3000
 _CPUCLOCK_SCHED: Final = 2  # Linux, include/linux/posix-timers.h
@@ -117,6 +121,21 @@ class Process:
             if after - before < _SETTLED_CPU_SECONDS:
                 return
             before = after
+
+    def await_idle(self) -> None:
+        """Wait until the process does nothing by itself, as examining its directory; or 5 minutes.
+
+        Raises:
+            BenchmarkFailed: it never does nothing.
+        """
+        before = sum(self.cpu().values())
+        for _ in range(_IDLE_ATTEMPTS):
+            time.sleep(_IDLE_SECONDS)
+            after = sum(self.cpu().values())
+            if after - before < _IDLE_CPU * _IDLE_SECONDS:
+                return
+            before = after
+        raise self._failed("it is not idle after 5 minutes")
 
     def memory_kib(self) -> float:
         """Return the memory of the process and its descendants in KiB."""
