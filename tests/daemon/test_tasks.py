@@ -13,6 +13,7 @@ NOT_THE_DAEMON = {"cli", "guest", "simulator", "_generated"}
 STARTERS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
 
 ALLOWED = {
+    ("broker/everyguest.py", "GuestsOfWorkers._find"): "one worker each; cancelled by it",
     ("broker/recording.py", "_completed"): "one change; awaited by the use case",
     ("daemon/supervisor.py", "Supervisor.start"): "the supervisor itself",
     ("daemon/workers/channel.py", "Channel.__init__"): "one channel; ends with its socket",
