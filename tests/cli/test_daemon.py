@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from tests.support.command import port_of, running_daemon
 from tests.support.events import RecordedEvents
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
+from verdictd_py.cli.main import main
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.process import MIN_ADDRESS_SPACE
 from verdictd_py.domain import addresses
@@ -254,3 +256,11 @@ def test_the_start_loads_neither_the_http_client_nor_the_library_of_tokens() -> 
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_command_leaves_the_collector_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    """The start turns it off; a caller in the same process would lose memory and descriptors."""
+    with pytest.raises(SystemExit):
+        main(["--workers", "0"])
+    assert "workers" in capsys.readouterr().err
+    assert gc.isenabled()
