@@ -91,11 +91,12 @@ async def test_guests_are_served_by_all_workers(broker: RunningBroker) -> None:
         async with broker.guest() as guest:
             assert await kek(guest) == KEY
 
-    for _ in range(4):
+    guests, served = 0, Counter[str]()
+    while len(served) < 2:
         await asyncio.gather(*(one() for _ in range(10)))
-    served = count(broker.data, "secret.released")
-    assert served.total() == 40
-    assert set(+served) == {"worker1", "worker2"}
+        guests += 10
+        served = +count(broker.data, "secret.released")
+    assert served.total() == guests
 
 
 async def test_every_audit_file_verifies_and_names_its_writer(broker: RunningBroker) -> None:
@@ -310,12 +311,13 @@ async def test_one_token_is_valid_for_every_worker(
         guest = tdx_guest(platform)
         async with connected(url, guest) as session:
             token = await attest(session)
-        for _ in range(12):
+        requests, released = 0, Counter[str]()
+        while len(released) < 2:
             async with connected(url, guest, token=token) as session:
                 assert (await session.resource(PATH)).reveal() == SECRET
-        released = count(broker.data, "secret.released")
-        assert released.total() == 12
-        assert set(+released) == {"worker1", "worker2"}
+            requests += 1
+            released = +count(broker.data, "secret.released")
+        assert released.total() == requests
 
 
 async def test_every_worker_presents_the_same_certificate_and_the_state_of_the_whole(
@@ -363,8 +365,8 @@ async def test_collateral_is_fetched_once_for_all_workers(
             async with broker.guest() as guest:
                 assert await kek(guest) == KEY
 
-        await asyncio.gather(*(one() for _ in range(20)))
-        assert set(+count(broker.data, "secret.released")) == {"worker1", "worker2"}
+        while len(+count(broker.data, "secret.released")) < 2:
+            await asyncio.gather(*(one() for _ in range(20)))
         assert pccs.asked
         assert set(pccs.asked.values()) == {1}
 
