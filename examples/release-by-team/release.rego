@@ -1,5 +1,5 @@
 # Releases the secrets below team-a/ to the guests of team A only, and below common/ to every guest.
-# Guests are told apart by the init-data that the host measured in MRCONFIGID.
+# The teams' guests differ in the init-data that the host measured in MRCONFIGID.
 
 package policy
 

@@ -57,7 +57,7 @@ class Process:
 
 @dataclass
 class Fleet:
-    """Workers of a pool, and what they were told.
+    """Workers of a pool, and the messages that they received.
 
     Attributes:
         answers: handlers of each new worker, by name.

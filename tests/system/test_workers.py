@@ -164,13 +164,13 @@ async def test_what_a_worker_announces_reaches_the_others(
 ) -> None:
     """An administrator over HTTP changes a policy in one of them."""
     async with running_kbs(tmp_path, platform, workers=2, kbs_admins=tokens.file) as broker:
-        told: list[int] = []
+        origins: list[int] = []
         parts = broker.daemon._parts
         notify = Workers.notify_each
 
         def noting(self: Workers, name: str, body: Any = None, *, but: int | None = None) -> None:
             if name == "changed" and but is not None:
-                told.append(but)
+                origins.append(but)
             notify(self, name, body, but=but)
 
         monkeypatch.setattr(Workers, "notify_each", noting)
@@ -182,8 +182,8 @@ async def test_what_a_worker_announces_reaches_the_others(
         async with httpx.AsyncClient(timeout=60) as client:
             answer = await client.post(url, json={"policy": policy}, headers=headers)
             assert answer.status_code == 200
-        await happening(lambda: told and examined)
-        (changer,) = set(told)
+        await happening(lambda: origins and examined)
+        (changer,) = set(origins)
         assert changer in (1, 2)
 
 

@@ -12,11 +12,10 @@ from typing import Any, Final, NamedTuple
 import grpc
 
 from verdictd_py.domain.callers import ROLES, Caller, Right
-from verdictd_py.domain.events import RequestFailed
-from verdictd_py.errors import Overloaded, VerdictdError
+from verdictd_py.errors import Overloaded
 from verdictd_py.listeners.callers import CallContext, CallerRules
 from verdictd_py.listeners.deadlines import Deadlines
-from verdictd_py.listeners.errors import grpc_status, report_bug
+from verdictd_py.listeners.errors import abort
 from verdictd_py.offload import SMALL_BYTES
 from verdictd_py.ports import Events
 
@@ -258,23 +257,8 @@ class Admission:
             if right is not None:
                 caller.require(right)
             counted, turn = self._shares.enter(caller)
-        except VerdictdError as error:
-            status = grpc_status(error)
-            self._events.record(
-                RequestFailed(
-                    doing=name,
-                    caller=caller.name,
-                    code=error.code,
-                    status=status.name,
-                    reason=str(error),
-                )
-            )
-            await context.abort(status, str(error))
-            raise
-        except Exception as error:  # grpc would send its text to the client
-            text = report_bug(self._events, error, doing=name)
-            await context.abort(grpc.StatusCode.INTERNAL, text)
-            raise
+        except Exception as error:  # noqa: BLE001  # recorded, and reported to the client
+            await abort(context, self._events, error, doing=name, caller=caller.name)
         return _Call(caller, counted, turn, self._begin_call(context.peer()))
 
     def _end(self, call: _Call) -> None:

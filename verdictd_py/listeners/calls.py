@@ -10,11 +10,9 @@ from typing import Any, TypeVar
 import grpc
 
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.events import RequestFailed
-from verdictd_py.errors import VerdictdError
 from verdictd_py.listeners.admission import caller_of
 from verdictd_py.listeners.callers import CallerRules
-from verdictd_py.listeners.errors import grpc_status, report_bug
+from verdictd_py.listeners.errors import abort
 from verdictd_py.ports import Events
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -73,21 +71,8 @@ def answered(
                 caller = await caller_of(service.rules, context)
                 work = method(service, request, caller)
                 return await (_complete(work) if shielded else work)
-            except VerdictdError as error:
-                status = grpc_status(error)
-                service.events.record(
-                    RequestFailed(
-                        doing=name,
-                        caller=caller.name,
-                        code=error.code,
-                        status=status.name,
-                        reason=str(error),
-                    )
-                )
-                await context.abort(status, str(error))
-            except Exception as error:  # noqa: BLE001  # grpc would send its text to the client
-                text = report_bug(service.events, error, doing=name)
-                await context.abort(grpc.StatusCode.INTERNAL, text)
+            except Exception as error:  # noqa: BLE001  # recorded, and reported to the client
+                await abort(context, service.events, error, doing=name, caller=caller.name)
 
         handler.right = right  # type: ignore[attr-defined]  # read by `admission.required`
         return handler

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from uuid import uuid4
 
 import grpc
 
-from verdictd_py.domain.events import WarningBug
+from verdictd_py.domain.events import RequestFailed, WarningBug
 from verdictd_py.errors import (
     AlreadyExists,
     Conflict,
@@ -45,6 +45,35 @@ def grpc_status(error: VerdictdError) -> grpc.StatusCode:
         if isinstance(error, kind):
             return status
     return grpc.StatusCode.INTERNAL
+
+
+async def abort(
+    context: Any,  # noqa: ANN401  # of grpc.aio, whose stubs differ for each kind of call
+    events: Events,
+    error: Exception,
+    *,
+    doing: str,
+    caller: str,
+) -> NoReturn:
+    """End a gRPC call that failed, which raises: record why, and send status and text.
+
+    gRPC itself would send the text of an unexpected exception to the client.
+
+    Args:
+        doing: name of the method in events.
+        caller: name of the caller in events.
+    """
+    if not isinstance(error, VerdictdError):
+        await context.abort(grpc.StatusCode.INTERNAL, report_bug(events, error, doing=doing))
+        raise error  # never reached: abort raises
+    status = grpc_status(error)
+    events.record(
+        RequestFailed(
+            doing=doing, caller=caller, code=error.code, status=status.name, reason=str(error)
+        )
+    )
+    await context.abort(status, str(error))
+    raise error  # as above
 
 
 def report_bug(events: Events, error: BaseException, *, doing: str) -> str:

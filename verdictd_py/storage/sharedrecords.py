@@ -47,7 +47,7 @@ class Record(NamedTuple):
     """Header of a record.
 
     Attributes:
-        identity: keyed digest of its kind and name.
+        identity: keyed digest of the record's type and name.
         expires: seconds since the epoch.
         generation: number of the record among those of its region, from 1.
         size: bytes of the content.

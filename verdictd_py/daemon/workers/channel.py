@@ -255,7 +255,7 @@ class Channel:
             message = _encode(answer)
         except ChannelFailed as error:
             message = _encode({"id": answer["id"], "code": _FAILED, "text": str(error)})
-        with suppress(ChannelFailed):  # nobody waits for it any more
+        with suppress(ChannelFailed):  # its caller has given up
             self._send(message)
 
 
