@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from OpenSSL import SSL, crypto
 
-from verdictd_py.errors import RequestError
+from verdictd_py.errors import EvidenceFormat, RequestError
+from verdictd_py.formats import der
 
 RECORD_BYTES: Final = 16_384
 """Largest plaintext of one TLS record (RFC 8446, 5.1)."""
@@ -39,6 +40,10 @@ _OTHER_KEY: Final = (
     "the key of the peer's certificate is not accepted; use P-256, P-384, or RSA with "
     f"{_RSA_BITS[0]} to {_RSA_BITS[1]} bits and the exponent {_RSA_EXPONENT}"
 )
+_P256: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+"""Begin of a SubjectPublicKeyInfo of P-256 with an uncompressed point (RFC 5480, 2.1.1, 2.2)."""
+_P256_BYTES: Final = len(_P256) + 64
+
 _ACCEPTED: Final = "accepted"
 """Data of a connection whose peer has a certificate with an accepted key."""
 _ONE_CERTIFICATE: Final = "the peer sent more than one certificate; rats-tls peers send one"
@@ -128,6 +133,23 @@ def _accept_one_certificate(
 
 
 def _is_accepted_key(certificate: crypto.X509) -> bool:
+    return _has_p256_key(certificate) or _has_other_accepted_key(certificate)
+
+
+def _has_p256_key(certificate: crypto.X509) -> bool:
+    """Return whether the key is one of P-256 in the usual form, as those of nearly all guests.
+
+    OpenSSL has read the key already; only its type is in question.
+    """
+    try:
+        certificate.get_pubkey()
+        spki = der.read_certificate(_der_of(certificate)).spki
+    except (crypto.Error, EvidenceFormat):
+        return False
+    return spki.startswith(_P256) and len(spki) == _P256_BYTES
+
+
+def _has_other_accepted_key(certificate: crypto.X509) -> bool:
     try:
         public = certificate.get_pubkey().to_cryptography_key()
     except (crypto.Error, ValueError, UnsupportedAlgorithm):  # explicit curves, unknown types
@@ -227,7 +249,7 @@ class TlsSession:
         certificate = self._connection.get_peer_certificate()
         if certificate is None:
             return None
-        return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+        return _der_of(certificate)
 
     @property
     def version(self) -> str:
@@ -266,6 +288,10 @@ class TlsSession:
         except SSL.Error:
             # The peer disconnected, or never completed its handshake.
             return
+
+
+def _der_of(certificate: crypto.X509) -> bytes:
+    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
 
 def _translated(error: SSL.Error) -> RequestError:
