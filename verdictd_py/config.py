@@ -45,6 +45,10 @@ MAX_GRACE_DAYS: Final = 90
 MAX_WORKERS: Final = 128
 """Maximum number of guest workers: each has some 140 MiB of memory."""
 
+# No other installed package may change how settings are read, and pydantic would look for such
+# plug-ins in all of them, which takes milliseconds of the start.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 Address = addresses.Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -34,8 +34,8 @@ else:
 _OPTIONS: Final = frozenset({"eq", "frozen", "kw_only", "order", "slots"})
 """Options with which a class can wait. Without `__init__`, its first use would go unnoticed."""
 
-_NO_FIELDS: Final = ("ClassVar", "InitVar", "KW_ONLY")
-"""Words of annotations that declare no field."""
+_OF_LIBRARY: Final = ("InitVar", "KW_ONLY")
+"""Words of annotations that mean more than a field."""
 
 _FIELDS: Final = "__dataclass_fields__"
 """Attribute with the fields, by which the library also recognises its classes."""
@@ -63,13 +63,13 @@ def _can_wait(cls: type, options: dict[str, bool]) -> bool:
     if _AT_ONCE or not options.get("slots") or not options.keys() <= _OPTIONS:
         return False
     hints = " ".join(map(str, get_annotations(cls).values()))
-    return "__init__" not in vars(cls) and not any(word in hints for word in _NO_FIELDS)
+    return "__init__" not in vars(cls) and not any(word in hints for word in _OF_LIBRARY)
 
 
 def _declare(cls: type, options: dict[str, bool]) -> type:
     """Return the class with its slots, and without the methods of a dataclass."""
     members = {name: value for name, value in vars(cls).items() if name not in _OF_CLASS}
-    names = get_annotations(cls)
+    names = [name for name, hint in get_annotations(cls).items() if "ClassVar" not in str(hint)]
     inherited = {slot for base in cls.__mro__ for slot in vars(base).get("__slots__", ())}
     slots = tuple(name for name in names if name not in inherited)
     others = {name: value for name, value in members.items() if name not in names}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import FrozenInstanceError, field
+from dataclasses import FrozenInstanceError, InitVar, field
 from typing import Any, ClassVar
 
 import pytest
@@ -40,6 +40,7 @@ def _frozen(decorator: Decorator) -> type[Any]:
 def _mutable(decorator: Decorator) -> type[Any]:
     @decorator(slots=True)
     class Sample:
+        kind: ClassVar[str] = "k"
         name: str
         secret: bytes = field(default=b"s", repr=False)
 
@@ -130,6 +131,7 @@ def _behaviour(sample: type[Any]) -> Mapping[str, object]:
         "slots": sample.__slots__,
         "hidden": b"hidden" in repr(one).encode(),
         "no dict": hasattr(one, "__dict__"),
+        "of the class": getattr(one, "kind", None),
         "qualname": sample.__qualname__,
     }
 
@@ -187,17 +189,17 @@ def test_options_and_fields_that_cannot_wait_are_compiled_at_once() -> None:
         name: str
 
     @lazydataclasses.dataclass(slots=True)
-    class WithClassVariable:
-        name: str
-        default: ClassVar[str] = "d"
+    class WithVariable:
+        name: InitVar[str]
+        size: int = 3
 
     @lazydataclasses.dataclass
     class WithoutOptions:
         name: str
 
-    for sample in (WithoutSlots, WithClassVariable, WithoutOptions):
+    for sample in (WithoutSlots, WithVariable, WithoutOptions):
         assert "__repr__" in vars(sample)
-    assert WithClassVariable("a").default == "d"
+    assert WithVariable("a").size == 3
 
 
 def test_threads_that_use_a_class_at_once_get_the_same_class() -> None:
