@@ -12,7 +12,7 @@ import json
 import os
 import tomllib
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ from verdictd_py.domain.names import KeyId
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
+from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
 from verdictd_py.protocols.keyprovider.parameter import parse as parse_parameter
 
@@ -43,6 +44,10 @@ DEFAULT_CLIENT_API: Final = addresses.DEFAULT_CLIENT_API
 MAX_GRACE_DAYS: Final = 90
 MAX_WORKERS: Final = 128
 """Maximum number of guest workers: each has some 140 MiB of memory."""
+
+# No other installed package may change how settings are read, and pydantic would look for such
+# plug-ins in all of them, which takes milliseconds of the start.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 Address = addresses.Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import timedelta
 
+from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.shares import ShareLimits
 
 

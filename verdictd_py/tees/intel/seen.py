@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Final, Generic, TypeVar
+
+from verdictd_py.lazydataclasses import dataclass
 
 MAX_QUOTES: Final = 1024
 """Maximum number of cached quotes, about 1 KiB each."""
