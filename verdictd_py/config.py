@@ -12,7 +12,7 @@ import json
 import os
 import tomllib
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -31,7 +31,6 @@ from verdictd_py.domain.names import KeyId
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
 from verdictd_py.protocols.keyprovider.parameter import parse as parse_parameter
 

@@ -14,7 +14,7 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, Protocol, Self
@@ -31,7 +31,6 @@ from verdictd_py.errors import (
     RequestError,
 )
 from verdictd_py.formats import eventlog, initdata
-from verdictd_py.lazydataclasses import dataclass
 
 CAPACITY: Final = 500
 """Maximum number of judgements of each verdict, about 10 KiB each."""

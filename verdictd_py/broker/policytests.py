@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from verdictd_py.broker.changes import CheckedDocuments
@@ -16,7 +16,6 @@ from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
 from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
 from verdictd_py.encoding import quoted
 from verdictd_py.errors import NotFound, RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.offload import offload
 from verdictd_py.ports import (
     DocumentStore,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +39,6 @@ from verdictd_py.daemon.systemd import passed_sockets
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.cores import worker_count
 from verdictd_py.errors import ConfigError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners import management, management_v1
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener

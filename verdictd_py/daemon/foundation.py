@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from verdictd_py.broker.connected import Changes
@@ -19,7 +19,6 @@ from verdictd_py.daemon.kbs import KbsIdentity, kbs_listener
 from verdictd_py.daemon.readiness import Probe
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.events.audit import AuditTrail
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.attested import AttestedListener
 from verdictd_py.listeners.census import Census
 from verdictd_py.listeners.identity import RenewedIdentity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
@@ -21,7 +21,6 @@ from verdictd_py.daemon.workers.pool import Workers
 from verdictd_py.daemon.workers.shared import OperatorShare
 from verdictd_py.daemon.workers.start import Start
 from verdictd_py.encoding import JsonValue
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.reread import Reloadable

@@ -8,11 +8,11 @@ output of `verdict-py explain --json` or `verdictd-py appraise --json`, or the l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.encoding import JsonValue, decode_value, quoted
 from verdictd_py.errors import PolicyRefused, RequestError
-from verdictd_py.lazydataclasses import dataclass
 
 MAX_RECORDED_BYTES: Final = 4 * 1024 * 1024
 """Maximum size of a file: a guest's claims have at most 1 MiB, and reports are indented."""

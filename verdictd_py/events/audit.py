@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -35,7 +35,6 @@ from verdictd_py.domain.events import (
 from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.events.auditfile import AuditFile, Record, record_of
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports import Events
 
 MAX_LIMITED_PER_MINUTE: Final = 600

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import grpc
@@ -23,7 +24,6 @@ from verdictd_py.broker.listings import MAX_PAGE
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.formats.contents import Findings
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners import v1_messages
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.calls import answered

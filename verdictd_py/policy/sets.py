@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -15,7 +16,6 @@ from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.documents.schema import ReferenceSchema
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import PolicyInvalid, RequestError, StorageError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.offload import offload
 from verdictd_py.ports import Document, DocumentStore, PolicyDocuments, Tees
 

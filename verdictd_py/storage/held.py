@@ -24,10 +24,9 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar
 
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.storage.resident import Identity, NotResident, Root, status_below
 
 RACY_NS: Final = 2_000_000_000

@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
 
@@ -17,7 +18,6 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
 from verdictd_py.errors import Overloaded
 from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners import failures
 from verdictd_py.listeners.accepting import OPENING_SECONDS, accept
 from verdictd_py.listeners.buffers import READ_BYTES
