@@ -14,6 +14,7 @@ from typing import Final
 
 from tools import contents
 from verdictd_py.cli import daemon
+from verdictd_py.cli.management.schema import schema
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
     pages = {
         "configuration.md": "".join(configuration()),
         "verdict-py.md": "".join(commands()),
+        "verdict-py.schema.json": json.dumps(schema(), indent=1) + "\n",
         "clientapi.md": "".join(api("clientapi")),
         "verdictd-v1.md": "".join(api("verdictd_v1")),
         "events.md": "".join(events()),
