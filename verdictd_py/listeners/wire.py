@@ -39,7 +39,7 @@ class Wire:
         Raises:
             OSError: the connection failed.
         """
-        received = Handover[bytes](self._loop)
+        received: Handover[bytes] = Handover(self._loop)
         self._received = received
         if not self._registered:
             self._registered = True

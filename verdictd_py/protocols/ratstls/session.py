@@ -40,6 +40,10 @@ _OTHER_KEY: Final = (
     "the key of the peer's certificate is not accepted; use P-256, P-384, or RSA with "
     f"{_RSA_BITS[0]} to {_RSA_BITS[1]} bits and the exponent {_RSA_EXPONENT}"
 )
+_LIB: Final = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001  # see `release_buffers`
+_CONTENT: Final = SSL._ffi.new("char **")  # type: ignore[attr-defined]  # noqa: SLF001
+"""Receives the address of a buffer, which is not used."""
+
 _P256: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 """Begin of a SubjectPublicKeyInfo of P-256 with an uncompressed point (RFC 5480, 2.1.1, 2.2)."""
 _P256_BYTES: Final = len(_P256) + 64
@@ -222,6 +226,22 @@ class TlsSession:
             raise TlsFailed(_ONE_CERTIFICATE)
         return True
 
+    @property
+    def has_input(self) -> bool:
+        """Whether `read` may return something: bytes were received that it has not read."""
+        connection = self._connection
+        return bool(self._unread(connection._into_ssl) or connection.pending())  # noqa: SLF001
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `outgoing` returns something."""
+        return bool(self._unread(self._connection._from_ssl))  # noqa: SLF001
+
+    @staticmethod
+    def _unread(buffer: object) -> int:
+        """Return the number of bytes in a buffer in memory, see `release_buffers`."""
+        return int(_LIB.BIO_get_mem_data(buffer, _CONTENT))
+
     def release_buffers(self) -> None:
         """Release the memory of large messages, such as the handshake, before a wait.
 
@@ -231,17 +251,15 @@ class TlsSession:
         """
         if self._largest <= _SMALL_BYTES:
             return
-        lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001  # see above
         connection = self._connection
         old = connection._into_ssl, connection._from_ssl  # noqa: SLF001  # see above
-        content = ffi.new("char **")
-        if any(lib.BIO_get_mem_data(buffer, content) for buffer in old):
+        if any(map(self._unread, old)):
             return
-        new = tuple(lib.BIO_new(lib.BIO_s_mem()) for _ in old)
+        new = tuple(_LIB.BIO_new(_LIB.BIO_s_mem()) for _ in old)
         if not all(new):
             raise MemoryError
         connection._into_ssl, connection._from_ssl = new  # noqa: SLF001  # see above
-        lib.SSL_set_bio(connection._ssl, *new)  # noqa: SLF001  # it frees the old ones
+        _LIB.SSL_set_bio(connection._ssl, *new)  # noqa: SLF001  # it frees the old ones
         self._largest = 0
 
     def peer_certificate(self) -> bytes | None:
