@@ -1,4 +1,7 @@
-"""The command line: `./dev walk [PAGE ...]`; exit status 1 if a page differs from the programs."""
+"""The command line: `./dev walk [PAGE ...]`; exit status 1 if a page differs from the programs.
+
+Exit status 3 where the machine has no namespaces, or this user may not create them.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         packages = standins.download(ROOT)
         return max([_outside(page, packages) for page in options.page])
-    except (sandbox.Unusable, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
+        print(f"walk: cannot download the packages: {error}", file=sys.stderr)
+        return 1
+    except sandbox.Unusable as error:
         print(f"walk: {error}", file=sys.stderr)
         return UNUSABLE
 
@@ -51,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
 def _outside(page: str, packages: Path) -> int:
     path = f"{ROOT / '.cache' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     if lacking := standins.missing((ROOT / page).read_text(encoding="utf-8"), path):
-        raise sandbox.Unusable(f"{page} needs {', '.join(lacking)}; bash .ci/run installs them")
+        print(f"walk: {page} needs {', '.join(lacking)}: bash .ci/run installs them", file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory(prefix="verdictd-py-walk-") as private:
         command = [sys.executable, "-m", "tools.walk", page, "--inside", private]
         return sandbox.enter([*command, "--packages", str(packages)])
