@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
 def _outside(page: str, packages: Path) -> int:
     path = f"{ROOT / '.cache' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     if lacking := standins.missing((ROOT / page).read_text(encoding="utf-8"), path):
-        print(f"walk: {page} needs {', '.join(lacking)}: bash .ci/run installs them", file=sys.stderr)
+        programs = ", ".join(lacking)
+        print(f"walk: {page} needs {programs}: bash .ci/run installs them", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="verdictd-py-walk-") as private:
         command = [sys.executable, "-m", "tools.walk", page, "--inside", private]

@@ -41,6 +41,9 @@ def enter(command: Sequence[str]) -> int:
     if unshare is None:
         raise Unusable("unshare is not installed: apt-get install util-linux")
     own = ("--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child")
+    tried = subprocess.run([unshare, *own, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        raise Unusable(f"this machine gives no namespaces: {tried.stderr.strip()}")
     return subprocess.run([unshare, *own, *command], check=False).returncode
 
 
