@@ -73,7 +73,8 @@ def configuration() -> Iterator[str]:
     yield (
         "The command line wins over the environment, the environment over the TOML file of "
         "`--config FILE`\n(or `VERDICTD_CONFIG`), and that over the defaults. An unknown key "
-        "is an error. `-V`, `--version` prints the version.\n\n| option | value | TOML key | environment | default | meaning |\n"
+        "is an error. `-V`, `--version` prints the version.\n\n"
+        "| option | value | TOML key | environment | default | meaning |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
     )
     for names, value, text in daemon.OPTIONS:
