@@ -132,7 +132,7 @@ def _file_paths(data: bytes) -> Iterator[str]:
     Four numbers of 64 bits precede the device path; the last is its length.
     """
     at, end = _HEADER_BYTES, len(data)
-    if _HEADER_BYTES > end or at + int.from_bytes(data[24:32], "little") != end:
+    if end < _HEADER_BYTES or at + int.from_bytes(data[24:32], "little") != end:
         return
     while at + 4 <= end:
         length = int.from_bytes(data[at + 2 : at + 4], "little")
