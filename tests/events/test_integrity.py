@@ -6,6 +6,8 @@ import gzip
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from tests.events.trails import (
     rewrite,
     run_once,
 )
+from tests.support.command import environment
 from tests.support.events import RecordedEvents
 from verdictd_py.cli import audit as command
 from verdictd_py.domain.events import AuditBegan, AuditContinued, AuditHead
@@ -345,3 +348,29 @@ def test_a_key_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes) ->
         HeadSigner.read(file)
     with pytest.raises(ConfigError, match="is not a public key"):
         HeadVerifier.of(str(file))
+
+
+def test_a_hundred_kills_while_records_are_written_leave_a_trail_that_verifies(
+    audit: Path,
+) -> None:
+    """Every acknowledged record is in it, and every file is connected to the next."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.events.killed", str(audit), "100", "1"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=280,
+    )
+    acknowledged = set(ended.stdout.split())
+    assert len(acknowledged) > 100
+    findings = check(audit, keys=[KEY])
+    assert findings.problems == ()
+    recorded = {
+        json.loads(line).get("fields", {}).get("kid")
+        for path in audit.glob("*.jsonl")
+        for line in path.read_bytes().splitlines(keepends=True)
+        if line.endswith(b"\n")
+    }
+    assert acknowledged <= recorded
+    assert len(list(audit.glob("*.jsonl"))) > 60  # others were killed before they had a file
