@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: a file cannot be read.
     """
-    options = _parser().parse_args(list(argv))
+    options = build_parser().parse_args(list(argv))
     action: Callable[[argparse.Namespace], int] = options.run
     try:
         return action(options)
@@ -57,7 +57,8 @@ def run(argv: Sequence[str]) -> int:
         ) from error
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of this command line."""
     parser = Parser(
         PROGRAM,
         "Verify the audit trail, and find and export its records. docs/audit.md states what the\n"

@@ -16,11 +16,11 @@ import asyncio
 import errno
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Event as ThreadEvent
 from threading import Thread
 from typing import Final
 
@@ -39,6 +39,7 @@ from verdictd_py.events.heads import HeadSigner
 from verdictd_py.events.retention import NO_ROTATION, Retention, Rotation, pruned, remove
 from verdictd_py.events.traildirectory import locked
 from verdictd_py.events.trailfile import Making, TrailFile
+from verdictd_py.handover import Handover
 from verdictd_py.ports import Events
 
 COUNT_SECONDS: Final = 60.0
@@ -56,23 +57,29 @@ _COUNT: Final = AuditNotKept.spec.name
 _START, _CONTINUED, _ROTATED = "start", "continued", "rotated"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Waiting:
-    """Events of one call, which waits for `written`.
+    """Events of one call, which waits until they are written.
 
     Attributes:
         records: records of those events that must be audited.
-        task: event loop of a caller that is a task, with the future that wakes it.
+        caller: what wakes the caller: a thread waits for the event, a task for the handover.
+        error: why they are not written.
         with_head: whether a head is to follow the records.
         with_pruning: whether files are to be removed that the retention does not allow.
     """
 
     events: tuple[Event, ...]
     records: tuple[Record, ...]
-    written: Future[None] = field(default_factory=Future)
-    task: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+    caller: ThreadEvent | Handover[None]
+    error: Exception | None = None
     with_head: bool = False
     with_pruning: bool = False
+
+    def require_written(self) -> None:
+        """Raise the error, if there is one. The caller calls this when it is woken."""
+        if self.error is not None:
+            raise self.error
 
 
 class AuditTrail:
@@ -156,19 +163,27 @@ class AuditTrail:
         if not records or self._thread is None:
             self._log.record(event)
             return
-        self._write_now(_Waiting((event,), records))
+        self._write_now((event,), records)
 
-    def _write_now(self, waiting: _Waiting) -> None:
+    def _write_now(
+        self,
+        events: tuple[Event, ...] = (),
+        records: tuple[Record, ...] = (),
+        *,
+        with_head: bool = False,
+        with_pruning: bool = False,
+    ) -> None:
         """Have the thread write, and wait for it.
 
         Raises:
             StorageError: the trail cannot be written in time.
         """
-        try:
-            self._waiting.put(waiting)
-            waiting.written.result(BLOCKING_SECONDS)
-        except TimeoutError:
-            raise StorageError("the disk of the audit trail does not answer") from None
+        written = ThreadEvent()
+        waiting = _Waiting(events, records, written, with_head=with_head, with_pruning=with_pruning)
+        self._waiting.put(waiting)
+        if not written.wait(BLOCKING_SECONDS):
+            raise StorageError("the disk of the audit trail does not answer")
+        waiting.require_written()
 
     async def commit(self, *events: Event) -> None:
         """Write events as `record` does, without blocking the event loop.
@@ -187,12 +202,11 @@ class AuditTrail:
     async def _written(self, events: tuple[Event, ...], records: tuple[Record, ...]) -> None:
         if self._thread is None:
             raise StorageError(_CLOSED)
-        loop = asyncio.get_running_loop()
-        written: asyncio.Future[None] = loop.create_future()
-        waiting = _Waiting(events, records, task=(loop, written))
+        written = Handover[None](asyncio.get_running_loop())
+        waiting = _Waiting(events, records, written)
         self._waiting.put(waiting)
         await written  # a caller that is cancelled does not prevent the records
-        waiting.written.result()
+        waiting.require_written()
 
     async def report(self, event: Event) -> None:
         """Write an event that has happened as `commit` does; only to the log if that fails."""
@@ -275,7 +289,7 @@ class AuditTrail:
             StorageError: the trail cannot be written in time.
         """
         if self._thread is not None:
-            self._write_now(_Waiting((), (), with_head=True))
+            self._write_now(with_head=True)
 
     def prune(self) -> None:
         """Remove the files that the retention does not allow, after a record of them.
@@ -284,7 +298,7 @@ class AuditTrail:
             StorageError: the trail cannot be written in time.
         """
         if self._thread is not None and self._retention is not None:
-            self._write_now(_Waiting((), (), with_pruning=True))
+            self._write_now(with_pruning=True)
 
     def _records(self, events: Sequence[Event]) -> tuple[Record, ...]:
         """Return the records of events.
@@ -304,7 +318,7 @@ class AuditTrail:
             return True
         if self._is_noted:  # the thread notes the counts, once for all that are counted meanwhile
             self._is_noted = False
-            self._waiting.put(_Waiting((), ()))
+            self._waiting.put(_Waiting((), (), ThreadEvent()))
         if audit is Audit.YES:
             raise StorageError("the audit trail has too little space on its disk; free some")
         return False
@@ -324,8 +338,8 @@ class AuditTrail:
             else:
                 for waiting in batch:
                     self._finish(waiting)
-            self._note()
             _wake(batch)
+            self._note()
             if is_last:
                 break
         file = self._file
@@ -459,31 +473,31 @@ class AuditTrail:
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
         for waiting in batch:
             self._budgets.add_failed(sum(r["event"] != _COUNT for r in waiting.records))
-            waiting.written.set_exception(error)
+            waiting.error = error
 
     def _finish(self, waiting: _Waiting) -> None:
-        """Log the events of a call, then let it continue."""
+        """Log the events of a call, before it continues."""
         try:
             for event in waiting.events:
                 self._log.record(event)
         except Exception as error:  # noqa: BLE001  # the caller reports it; the thread goes on
-            waiting.written.set_exception(error)
-        else:
-            waiting.written.set_result(None)
+            waiting.error = error
 
 
 def _wake(batch: Sequence[_Waiting]) -> None:
-    """Wake the tasks that wait for a batch, with one call for each event loop."""
-    tasks: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    """Wake the callers that wait for a batch, the tasks with one call for each event loop."""
+    tasks: dict[asyncio.AbstractEventLoop, list[Handover[None]]] = {}
     for waiting in batch:
-        if waiting.task is not None:
-            tasks.setdefault(waiting.task[0], []).append(waiting.task[1])
-    for loop, futures in tasks.items():
+        if isinstance(waiting.caller, ThreadEvent):
+            waiting.caller.set()
+        else:
+            tasks.setdefault(waiting.caller.get_loop(), []).append(waiting.caller)
+    for loop, callers in tasks.items():
         with suppress(RuntimeError):  # the loop is closed, and nothing waits there any more
-            loop.call_soon_threadsafe(_complete, futures)
+            loop.call_soon_threadsafe(_complete, callers)
 
 
-def _complete(futures: Sequence[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():  # a caller was cancelled
-            future.set_result(None)
+def _complete(callers: Sequence[Handover[None]]) -> None:
+    for caller in callers:
+        if not caller.done():  # otherwise it was cancelled
+            caller.set_result(None)
