@@ -23,7 +23,7 @@ from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
 from verdictd_py.domain.events import CATALOGUE
 from verdictd_py.domain.eventtypes import FieldInfo
-from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE
+from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.floods import LINES_PER_MINUTE
 from verdictd_py.listeners.kbs import answers, description
 from verdictd_py.tees.registry import known_tees
