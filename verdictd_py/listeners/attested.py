@@ -184,7 +184,8 @@ class AttestedListener:
             opening.origin = await self._proxies.identify(opening.wire.socket, opening.origin)
             first = await opening.wire.read()
         else:
-            first = await opening.wire.read()
+            arrived = opening.wire.arrived()  # usually, a client sends its hello at once
+            first = await opening.wire.read() if arrived is None else arrived
             self._proxies.require_no_header(first)
         opening.share.move(opening.origin.source)
         session = TlsSession(self._context(), server=True)
