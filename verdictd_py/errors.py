@@ -9,11 +9,9 @@ This module imports no other module of the project, so that every package can ra
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import ClassVar, Self
-
-from verdictd_py.lazydataclasses import dataclass
 
 
 class ReasonKind(Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -47,7 +47,6 @@ from verdictd_py.errors import (
     VerdictdError,
 )
 from verdictd_py.formats import eventlog, initdata
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.offload import offload
 from verdictd_py.ports import AppraisalPolicy, Events, Tee, Tees, Verifier
 

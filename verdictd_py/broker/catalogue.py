@@ -7,6 +7,7 @@ that nothing reads has no effect, and no response may say that it is in force.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -21,7 +22,6 @@ from verdictd_py.domain.names import (
 )
 from verdictd_py.encoding import quoted
 from verdictd_py.errors import NotFound, RequestError, StorageError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.offload import offload
 from verdictd_py.ports import Document, DocumentStore, Tees
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
@@ -49,7 +49,6 @@ from verdictd_py.errors import (
     StorageError,
     VerdictdError,
 )
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports import Events, PolicyRevisions
 
 MAX_AGE_SECONDS: Final = 300.0

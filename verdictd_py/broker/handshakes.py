@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -28,7 +28,6 @@ from verdictd_py.errors import (
     SessionMissing,
     TokenInvalid,
 )
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.offload import offload
 from verdictd_py.ports import NO_QUERY, SessionStore, Tees
 from verdictd_py.protocols.rcar import challenges, evidence, messages

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from secrets import token_hex
 from time import monotonic_ns
 from typing import Final
 
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports import StoredName
 
 MAX_PAGE: Final = 1000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from verdictd_py.broker.changes import CheckedDocuments
@@ -16,7 +16,6 @@ from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
 from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
 from verdictd_py.encoding import quoted
 from verdictd_py.errors import NotFound, RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.offload import offload
 from verdictd_py.ports import (
     DocumentStore,
@@ -116,7 +115,7 @@ class PolicyTests:
             what = "the claims file"
             read = partial(read_recorded, test.claims, what)
             return only_guest(await offload(len(test.claims), read), what)
-        judgement = self._history.find(caller, test.guest)
+        judgement = self._history.find_by_prefix(caller, test.guest)
         if not judgement.claims:
             raise RequestError(
                 f"the guest {quoted(test.guest)} has no claims: its evidence did not verify "

@@ -7,6 +7,7 @@ Changes affect the stored data only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.broker import pinning
@@ -25,7 +26,6 @@ from verdictd_py.domain.events import ReferencePinned
 from verdictd_py.domain.names import REFERENCE_SETS, Name
 from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import PolicyInvalid, RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.offload import offload
 from verdictd_py.ports import (
     ABSENT,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.errors import GuestRefused, NotAppraised, VerdictdError
-from verdictd_py.lazydataclasses import dataclass
 
 
 class Standing(StrEnum):

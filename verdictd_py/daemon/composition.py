@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,7 @@ from verdictd_py.daemon.health import (
     Health,
     check_descriptors,
     directory_check,
+    last_problem,
     space_check,
 )
 from verdictd_py.daemon.kbs import kbs_identity
@@ -38,7 +40,6 @@ from verdictd_py.daemon.systemd import passed_sockets
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.cores import worker_count
 from verdictd_py.errors import ConfigError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners import management, management_v1
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener
@@ -181,7 +182,7 @@ def _checks(
     """Return the checks of the health of this process."""
     data = base.settings.data_dir
     checks: dict[str, Check] = {
-        "audit": directory_check(data / "audit", writable=True),
+        "audit": last_problem(base.audit.examine, directory_check(data / "audit", writable=True)),
         POLICIES: readiness.problem,
         "keys": directory_check(data / "keys", writable=False),
         "collateral": base.collateral.problem,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Self
 
 from verdictd_py.config import Settings
@@ -20,7 +21,6 @@ from verdictd_py.daemon.workers.pool import DRAIN_SLACK_SECONDS, Workers
 from verdictd_py.domain.events import DaemonReloaded, DaemonStopped, DaemonStopping
 from verdictd_py.errors import StorageError
 from verdictd_py.events.audit import AuditTrail
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.reread import Reloadable

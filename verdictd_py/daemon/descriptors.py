@@ -5,10 +5,10 @@ from __future__ import annotations
 import resource
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.errors import ConfigError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.grpc_connections import DESCRIPTORS
 from verdictd_py.listeners.grpc_listener import MAX_CONNECTIONS
 

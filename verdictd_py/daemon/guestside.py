@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
@@ -21,12 +21,11 @@ from verdictd_py.daemon.workers.pool import Workers
 from verdictd_py.daemon.workers.shared import OperatorShare
 from verdictd_py.daemon.workers.start import Start
 from verdictd_py.encoding import JsonValue
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.reread import Reloadable
 
-_PARTS_OF_WORKERS: Final = ("collateral", "descriptors", "sessions")
+_PARTS_OF_WORKERS: Final = ("audit", "collateral", "descriptors", "sessions")
 """Parts of the broker that each worker examines for itself."""
 
 

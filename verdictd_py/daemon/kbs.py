@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Final, Self
@@ -22,7 +22,6 @@ from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.readiness import Probe
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.errors import ConfigError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.kbs.admins import AdminRoutes

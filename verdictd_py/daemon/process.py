@@ -29,7 +29,6 @@ from verdictd_py.domain.events import PolicyEngineCompiling
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.log import LogEvents
 from verdictd_py.events.writer import LogWriter
-from verdictd_py.lazydataclasses import complete_all
 from verdictd_py.listeners.errors import exception_handler
 from verdictd_py.listeners.kbs import load_cas
 from verdictd_py.policy import instances
@@ -127,8 +126,7 @@ def _dump_when_signalled(loop: asyncio.AbstractEventLoop, dump: Callable[[], Non
 def favour_event_loop() -> None:
     """Keep collector, threads and imports from stalling the event loop. Call it after the start.
 
-    1. The first requests need modules and methods of dataclasses that the start does not: a thread
-    imports and compiles them now.
+    1. The first requests need modules that the start does not: a thread imports them now.
     2. Modules and the parts of the daemon exist until it ends, so that the collector need not
        visit them: that takes 60 ms. It has not run yet (`cli.main`), and one collection now would
        take as long: what the imports have left, 0.7 MiB, stays.
@@ -142,7 +140,6 @@ def favour_event_loop() -> None:
 
 
 def _import_late() -> None:
-    complete_all()
     load_cas()
     for needed_with, names in _IMPORTED_LATE.items():
         for name in names if needed_with in sys.modules else ():

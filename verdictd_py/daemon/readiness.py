@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from verdictd_py.daemon.usecases import UseCases
@@ -22,7 +22,6 @@ from verdictd_py.domain.events import (
     WarningUnpinned,
 )
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.grpc_listener import DOCUMENTS, PINNED, STORAGE, served
 from verdictd_py.ports import Events, PolicyDocuments, Tee
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.domain.events import WarningTask
 from verdictd_py.errors import VerdictdError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.ports import Events
 

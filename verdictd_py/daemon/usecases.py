@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from functools import partial
 
 from verdictd_py.broker.administration import (
@@ -30,7 +31,6 @@ from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.policy.appraisal import GuestTrust, RegoAppraisalPolicy
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.floor import Pinning

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
-
-from verdictd_py.lazydataclasses import dataclass
 
 _WORD: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*|[^\W\d]\w*|\S')
 """Tokens: string literals and comments, so that their content is ignored; names; characters."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Self
 
@@ -17,7 +17,6 @@ from verdictd_py.domain.claims import Claim
 from verdictd_py.domain.names import REFERENCE_SETS, Name
 from verdictd_py.encoding import JsonValue, decode_object, quoted
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError
-from verdictd_py.lazydataclasses import dataclass
 
 DOCUMENT: Final = REFERENCE_SETS
 

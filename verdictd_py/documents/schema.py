@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Final
 
@@ -22,7 +22,6 @@ from verdictd_py.documents.datanames import DataNames
 from verdictd_py.domain.claims import Claim, MatchRule, is_number
 from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.lazydataclasses import dataclass
 
 _SIMILAR: Final = 0.75
 """Minimum similarity (difflib's ratio) of a name to the name that is suggested for it."""

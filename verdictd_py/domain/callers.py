@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from verdictd_py.errors import NotAuthorized
-from verdictd_py.lazydataclasses import dataclass
 
 
 class Right(StrEnum):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from verdictd_py.encoding import JsonValue
-from verdictd_py.lazydataclasses import dataclass
 
 TCB_BEHIND: Final = "tcbBehind"
 """Claim of a guest whose TCB is not the newest: a text for each component that is behind."""

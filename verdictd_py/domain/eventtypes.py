@@ -10,7 +10,7 @@ compiles six methods for each type, a twelfth of the daemon's start.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import FrozenInstanceError, field
+from dataclasses import FrozenInstanceError, dataclass, field
 from enum import StrEnum
 from inspect import get_annotations
 from types import MappingProxyType
@@ -28,7 +28,6 @@ from typing import (
 )
 
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.lazydataclasses import dataclass
 
 EventValue = str | int | float | bool | None | SecretBytes | tuple[str, ...]
 """Types that a field of an event may have."""

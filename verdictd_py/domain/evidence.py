@@ -7,13 +7,12 @@ collateral and endorsements, the appraiser *appraises* the claims.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, Reason
-from verdictd_py.lazydataclasses import dataclass
 
 REPORT_DATA_BYTES: Final = 64
 """Size of the data that a guest includes in its signed evidence, in every known TEE."""

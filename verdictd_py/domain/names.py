@@ -7,10 +7,10 @@ segment by segment below a directory descriptor.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final, Self
 
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 
 MAX_SEGMENT_BYTES: Final = 255
 """NAME_MAX of Linux file systems; the alphabet is ASCII, so characters are bytes."""

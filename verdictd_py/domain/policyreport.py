@@ -6,11 +6,11 @@ The members of `PolicyReport.as_json` are stable: `docs/policies.md` documents t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
-from verdictd_py.lazydataclasses import dataclass
 
 
 class RuleState(StrEnum):

@@ -7,14 +7,13 @@ are in `broker.ciphers`.
 from __future__ import annotations
 
 import re
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Self
 
 from verdictd_py.domain.names import KeyId
 from verdictd_py.encoding import quoted
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 
 KEY_BITS: Final = 256
 """The only `key_length` of both wire protocols."""

@@ -12,11 +12,11 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.errors import EvidenceFormat
 from verdictd_py.formats import cbor, der
-from verdictd_py.lazydataclasses import dataclass
 
 _CRLS_PEM: Final = 0x0000_0001  # in Intel's structure: major | minor << 16
 _CRLS_HEX: Final = 0x0000_0003

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
 from verdictd_py.errors import EvidenceFormat
-from verdictd_py.lazydataclasses import dataclass
 
 BOOLEAN: Final = 0x01  # X.690, 8.2; X.680, 8.4 lists the tag numbers
 INTEGER: Final = 0x02

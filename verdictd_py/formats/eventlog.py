@@ -10,7 +10,7 @@ TCG_EfiSpecIDEvent); UEFI 2.10, 38.4 (confidential computing event log, CCEL).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from hashlib import sha384
 from typing import Final
 
@@ -18,7 +18,6 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
 from verdictd_py.formats import runtimeevents
 from verdictd_py.formats.logreader import LogReader
-from verdictd_py.lazydataclasses import dataclass
 
 MAX_LOG_BYTES: Final = 1024 * 1024
 """Maximum size of a log. Firmware reserves 256 KiB for it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from math import isfinite
 from typing import Final
@@ -18,7 +18,6 @@ from verdictd_py.domain.evidence import InitData
 from verdictd_py.encoding import JsonValue, decode_object, has_more_values, quoted
 from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind, RequestError
 from verdictd_py.formats import tomlparts
-from verdictd_py.lazydataclasses import dataclass
 
 MAX_BYTES: Final = 1024 * 1024
 """Maximum size. Most init-data has below 64 KiB: an agent policy and some certificates. A policy

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 
 SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 VERSION_1: Final = b"PROXY "

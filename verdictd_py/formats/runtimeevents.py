@@ -10,10 +10,8 @@ guest-components, attestation-agent, "eventlog"; trustee, "confidential-containe
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
-
-from verdictd_py.lazydataclasses import dataclass
 
 EV_EVENT_TAG: Final = 0x00000006
 

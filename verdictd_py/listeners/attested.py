@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -29,7 +30,6 @@ from verdictd_py.errors import (
     Overloaded,
     VerdictdError,
 )
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners import failures, sockets
 from verdictd_py.listeners.accepting import OPENING_SECONDS, accept
 from verdictd_py.listeners.census import ListenerCensus

@@ -7,6 +7,7 @@ import os
 import socket
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
@@ -14,7 +15,6 @@ from typing import Any, Final, Protocol, Self
 from verdictd_py.config import Address
 from verdictd_py.domain.callers import ROLES, Caller, Right
 from verdictd_py.errors import ConfigError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.loopback import Endpoint, IpAddress, can_identify, owner
 
 _WRAP_ONLY: Final = ROLES["wrap"]

@@ -23,11 +23,11 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
 
 from verdictd_py import sharedmemory
-from verdictd_py.lazydataclasses import dataclass
 
 SLOTS: Final = 1 << 15
 """Number of counters of each table, a power of two."""

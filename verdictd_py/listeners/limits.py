@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import timedelta
 
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.shares import ShareLimits
 
 

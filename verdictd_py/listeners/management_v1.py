@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import grpc
@@ -23,7 +24,6 @@ from verdictd_py.broker.listings import MAX_PAGE
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.formats.contents import Findings
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners import v1_messages
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.calls import answered
@@ -296,7 +296,13 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
         self, request: messages.ListConnectedGuestsRequest, caller: Caller
     ) -> messages.ListConnectedGuestsResponse:
         guests = await self._connected.list_guests(caller)
-        listed = guests[: min(request.limit or MAX_PAGE, MAX_PAGE)]
+        prefix = request.id_prefix
+        matching = [
+            guest
+            for guest in guests
+            if guest.id.startswith(prefix) or guest.appraisal.startswith(prefix)
+        ]
+        listed = matching[: min(request.limit or MAX_PAGE, MAX_PAGE)]
         return messages.ListConnectedGuestsResponse(
             guests=list(map(v1_messages.connected_guest, listed)), connected=len(guests)
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.callers import CallerRules, lessened_roles, read_roles
 from verdictd_py.listeners.reread import Reloadable, Reread, differences
 from verdictd_py.listeners.tls import TlsFiles, TrustedClients

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -17,7 +18,6 @@ from verdictd_py.config import Network
 from verdictd_py.errors import RequestError
 from verdictd_py.formats import proxyheader
 from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.shares import Source, source_of
 from verdictd_py.listeners.sockets import peer_text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from verdictd_py.broker.connected import ConnectedGuest
@@ -16,7 +16,6 @@ from verdictd_py.domain.events import (
     RequestReceived,
 )
 from verdictd_py.errors import GuestRefused, NotAppraised, PolicyUnavailable, VerdictdError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.offload import offload
 from verdictd_py.ports import Events
 from verdictd_py.protocols.eaa import answers

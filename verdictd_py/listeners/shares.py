@@ -11,11 +11,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
 from verdictd_py.errors import Overloaded
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.buffers import Buffers, Held, SharedBuffers
 from verdictd_py.listeners.census import ListenerCensus, Region
 from verdictd_py.listeners.counts import Ages, Counts, LocalAges, LocalCounts

@@ -9,12 +9,12 @@ from __future__ import annotations
 import resource
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from threading import Lock, RLock
 from typing import Final
 
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.policy.engine import (
     NO_DATA,
     QUICK_FUEL,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.documents.reference import canonical
 from verdictd_py.encoding import JsonValue
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.policy.compiled import CompiledPolicies, is_small
 from verdictd_py.policy.engine import NO_DATA, Input, PolicyResult, PreparedInput
 from verdictd_py.ports import PolicyDocuments

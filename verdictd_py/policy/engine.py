@@ -10,7 +10,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final, ParamSpec, Self, TypeVar
@@ -18,7 +18,6 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 from verdictd_py.documents.reference import ReferenceData, canonical
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import EvaluationFailed, PolicyInvalid
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.policy import trustee
 from verdictd_py.policy.instances import (
     COMPILE_FUEL,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.documents.reference import Reference
@@ -24,7 +25,6 @@ from verdictd_py.domain.claims import MatchRule, is_number
 from verdictd_py.domain.evidence import DEVICES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, ReasonKind
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports.tees import Tee
 
 ACCEPTED_DEVICES: Final = "accept_unverified_devices"

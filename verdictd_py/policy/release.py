@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Final, Self
 
@@ -24,7 +25,6 @@ from verdictd_py.errors import (
     RequestError,
     StorageError,
 )
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.offload import offload
 from verdictd_py.packaged import policy_text
 from verdictd_py.policy import explain, trustee

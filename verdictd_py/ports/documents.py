@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 from verdictd_py.domain.names import Name
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports.revisions import Expected, revision_of
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Final, Protocol, Self
@@ -14,7 +14,6 @@ from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports.stores import Kind
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from verdictd_py.documents.datanames import data_names
@@ -20,7 +20,6 @@ from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_UNKNOWN, TrustVector
 from verdictd_py.encoding import JsonValue, encode_object
 from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports.collateral import CollateralStore
 from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import PolicyDocuments

@@ -21,11 +21,11 @@ import pwd
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from verdictd_py.errors import StorageError
-from verdictd_py.lazydataclasses import dataclass
 
 _MAX_LINKS: Final = 40  # as the kernel (path_resolution(7))
 _CONTENT: Final = "..data"

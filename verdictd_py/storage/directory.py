@@ -28,11 +28,11 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.storage import files, links
 from verdictd_py.storage.access import WritableByOthers, problem_of, problem_of_path
 from verdictd_py.storage.files import Steps

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
 from verdictd_py.domain.events import WarningStorage
 from verdictd_py.domain.secrets import KEY_BYTES
 from verdictd_py.errors import StorageError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports import Events
 from verdictd_py.storage import files, links, pools, walks
 from verdictd_py.storage.directory import Directory, Entry, Segments

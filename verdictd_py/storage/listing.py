@@ -17,6 +17,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 from time import monotonic_ns
@@ -24,7 +25,6 @@ from typing import Final
 
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.storage import walks
 from verdictd_py.storage.directory import MAX_DEPTH, Directory, Entry, Segments
 

@@ -18,12 +18,12 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from verdictd_py.domain.events import WarningOtherDaemon
 from verdictd_py.errors import AlreadyExists, NotFound, StorageError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports import Events
 from verdictd_py.storage import pools
 from verdictd_py.storage.directory import Directory

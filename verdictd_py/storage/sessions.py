@@ -6,10 +6,9 @@ Source: port `SessionStore`; wire-rcar.md, "Handshake".
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
-
-from verdictd_py.lazydataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,8 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, NamedTuple
-
-from verdictd_py.lazydataclasses import dataclass
 
 BLOCK_BYTES: Final = 1024
 SETS: Final = 1 << 14

@@ -7,7 +7,7 @@ import signal
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, cast
 
@@ -18,7 +18,6 @@ from verdictd_py.domain.events import WarningWorker, WorkerStarted, WorkerStoppe
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError, VerdictdError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.listener import Background
 from verdictd_py.ports import Events
 

@@ -9,7 +9,7 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -18,7 +18,6 @@ from verdictd_py.config import ENVIRONMENT_PREFIX, Settings, Unsafe
 from verdictd_py.daemon.workers.channel import Channel
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports import Events
 
 MODULE: Final = "verdictd_py.cli.worker"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from verdictd_py.encoding import (
@@ -24,7 +24,6 @@ from verdictd_py.encoding import (
 from verdictd_py.errors import RequestError
 from verdictd_py.formats.contents import yamlmappings
 from verdictd_py.formats.contents.findings import NONE, Finding
-from verdictd_py.lazydataclasses import dataclass
 
 _BOM: Final = b"\xef\xbb\xbf"
 _FORM: Final = 'write {"auths": {"<registry>": {"auth": "<base64 of user:password>"}}}'

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
-
-from verdictd_py.lazydataclasses import dataclass
 
 
 class Generation(StrEnum):

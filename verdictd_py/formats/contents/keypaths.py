@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -11,7 +12,6 @@ from verdictd_py.domain.names import ResourcePath
 from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import RequestError
 from verdictd_py.formats.contents.findings import NONE, Finding
-from verdictd_py.lazydataclasses import dataclass
 
 
 class KeyKind(StrEnum):

@@ -6,6 +6,7 @@ other status at a resource. docs/reference/kbs-errors.md is generated from this 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -33,7 +34,6 @@ from verdictd_py.errors import (
     TokenInvalid,
     VerdictdError,
 )
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.rcar import messages
 
 JSON: Final = "application/json"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Self
 
 from cryptography import x509
-
-from verdictd_py.lazydataclasses import dataclass
 
 AHEAD: Final = timedelta(days=30)
 """Time before the end of a certificate from which its renewal is due."""

@@ -9,6 +9,7 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
@@ -18,7 +19,6 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
 from verdictd_py.errors import Overloaded
 from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners import failures
 from verdictd_py.listeners.accepting import OPENING_SECONDS, accept
 from verdictd_py.listeners.buffers import READ_BYTES

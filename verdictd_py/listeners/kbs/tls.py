@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from verdictd_py.errors import ConfigError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.listeners.kbs.certificates import ServerCertificate
 from verdictd_py.listeners.kbs.hostnames import host_addresses, host_names
 

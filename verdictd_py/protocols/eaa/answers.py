@@ -8,13 +8,13 @@ wire-eaa.md, "How the client reads" and "Commands".
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue, encode_base64, encode_object
 from verdictd_py.errors import RequestError, StorageError
-from verdictd_py.lazydataclasses import dataclass
 
 MAX_ANSWER_BYTES: Final = 16_384
 """The client's buffer (`version`, `Decrypt`, `Get KEK`, `Get Resource Info`): it cuts a

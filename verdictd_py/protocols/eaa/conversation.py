@@ -7,8 +7,9 @@ before the next one is taken: with `answers.encode` of the broker's result, or w
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.eaa import answers, messages
 from verdictd_py.protocols.eaa.answers import FailureForm
 from verdictd_py.protocols.eaa.messages import Echo, MalformedRequest, Request

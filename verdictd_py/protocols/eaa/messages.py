@@ -7,7 +7,7 @@ valid names; the broker decides whether the named thing exists.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath, parse_resource_name
@@ -15,7 +15,6 @@ from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.domain.wrapping import KEY_BITS, Algorithm, WrappedBlob, parse_key_name
 from verdictd_py.encoding import JsonValue, decode_base64, quoted
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.answers import FailureForm
 

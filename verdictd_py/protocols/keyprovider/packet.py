@@ -5,6 +5,7 @@ Source: wire-keyprovider.md, "Annotation packet".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
 
@@ -18,7 +19,6 @@ from verdictd_py.encoding import (
     quoted,
 )
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.keyprovider.arrays import encode_array, shorten_arrays
 
 MAX_OPTSDATA_BYTES: Final = 1024 * 1024

@@ -5,13 +5,13 @@ Source: wire-keyprovider.md, "Parameter".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.wrapping import Algorithm, KbsUri
 from verdictd_py.encoding import quoted
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.keyprovider.packet import PacketForm
 
 MAX_PARAMETER_BYTES: Final = 4096

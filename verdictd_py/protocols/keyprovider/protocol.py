@@ -6,7 +6,7 @@ config/constructors.go.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from verdictd_py.domain.secrets import SecretBytes
@@ -18,7 +18,6 @@ from verdictd_py.encoding import (
     quoted,
 )
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.keyprovider import parameter
 from verdictd_py.protocols.keyprovider.arrays import shorten_arrays
 from verdictd_py.protocols.keyprovider.packet import (

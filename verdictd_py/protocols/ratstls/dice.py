@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from verdictd_py.errors import BindingMismatch, EvidenceFormat, Reason, ReasonKind
 from verdictd_py.formats import cbor
-from verdictd_py.lazydataclasses import dataclass
 
 EVIDENCE_OID: Final = "2.23.133.5.4.9"  # wire-rats-tls.md; TCG's tcg-dice-TaggedEvidence
 ENDORSEMENTS_OID: Final = "2.23.133.5.4.2"  # wire-rats-tls.md; rats-tls endorsements

@@ -6,14 +6,13 @@ Source: wire-rats-tls.md, "The server's certificate".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.ratstls.issue import BACKDATED, Form, issue
 
 NOT_BEFORE: Final = datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -24,7 +24,6 @@ from verdictd_py.domain.evidence import REPORT_DATA_BYTES
 from verdictd_py.formats import der
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.formats.collateral import write as write_endorsements
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.ratstls import dice
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey

@@ -8,14 +8,13 @@ Source: wire-rcar.md, "Administration".
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.errors import NotAuthorized, TokenInvalid, TokenNotValidNow
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.rcar import jose
 from verdictd_py.protocols.rcar.tokens import ISSUER
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Self
 
@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from verdictd_py.errors import SessionInvalid
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.rcar.messages import Challenge
 from verdictd_py.protocols.rcar.versions import Version
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.formats import eventlog
-from verdictd_py.lazydataclasses import dataclass
 
 MAX_CLAIMS_BYTES: Final = 8 * 1024
 """Maximum size of the claims about a guest in its token, as JSON. The claims of a quote take

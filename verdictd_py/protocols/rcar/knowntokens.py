@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from verdictd_py.errors import TokenInvalid
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.rcar.tokens import AttestedGuest, IssuedToken, TokenContent, Tokens
 
 MAX_CHARACTERS: Final = 1024 * 1024

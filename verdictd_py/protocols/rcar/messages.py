@@ -8,7 +8,7 @@ Source: wire-rcar.md, "Handshake".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -16,7 +16,6 @@ from verdictd_py.domain.evidence import InitData
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue, decode_object, encode_object
 from verdictd_py.errors import RequestError
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.versions import Version, served
 

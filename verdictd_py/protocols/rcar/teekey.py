@@ -6,7 +6,7 @@ Source: wire-rcar.md, "Handshake"; RFC 7517 and 7518.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from verdictd_py.encoding import JsonValue, decode_base64url, quoted
 from verdictd_py.errors import EvidenceFormat
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.rcar.versions import Version
 
 

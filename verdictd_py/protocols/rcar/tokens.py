@@ -9,7 +9,7 @@ their digest, which the token contains (`claims`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -20,7 +20,6 @@ from verdictd_py.domain.evidence import NO_TEE, REPORT_DATA_BYTES, VerifiedEvide
 from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, TokenInvalid
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.protocols.rcar import claims, ear, jose
 from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.versions import Version

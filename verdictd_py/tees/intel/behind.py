@@ -10,12 +10,11 @@ Info"; `tcb` for the rules of the rating.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.pck import Platform
 from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, TypeVar
@@ -24,7 +25,6 @@ from verdictd_py.errors import (
     ReasonKind,
 )
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.tees.intel.tcb import TcbRating
 
 _T = TypeVar("_T")

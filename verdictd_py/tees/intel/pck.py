@@ -7,7 +7,7 @@ inside another library is relied on. Revocation and TCB come after, with the col
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import NameOID
 
 from verdictd_py.errors import EvidenceExpired, QuoteInvalid, Reason, ReasonKind
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.tees.intel.chains import UNUSABLE, Periods, broken, verify_chain_signatures
 from verdictd_py.tees.intel.quote import Quote
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Generic, TypeVar
-
-from verdictd_py.lazydataclasses import dataclass
 
 MAX_QUOTES: Final = 1024
 """Maximum number of cached quotes, about 1 KiB each."""

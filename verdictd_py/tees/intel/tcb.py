@@ -10,11 +10,11 @@ guest is accepted because of it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.pck import Platform
 from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Self
 
@@ -29,7 +29,6 @@ from verdictd_py.domain.trust import (
 from verdictd_py.encoding import JsonValue, decode_base64
 from verdictd_py.errors import ConfigError, EvidenceFormat, EvidenceMissing, RequestError
 from verdictd_py.formats import collateral
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports.tees import CarriedEvidence, VerifierContext, Wire
 from verdictd_py.protocols.ratstls.dice import INTERIM_TAG, TCG_TAG
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from verdictd_py.domain.claims import TCB_BEHIND
@@ -23,7 +24,6 @@ from verdictd_py.errors import (
     ReasonKind,
 )
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.tees.intel.behind import Behind, behind
 from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, issued_at, require_issued

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -10,7 +11,6 @@ from cryptography import x509
 
 from verdictd_py.errors import AttestationError, CollateralExpired, Reason, ReasonKind
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.tees.intel.chains import UNUSABLE, clock_behind
 from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.collateral.port import CollateralRequest

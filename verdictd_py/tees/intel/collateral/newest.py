@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import Final
@@ -17,7 +18,6 @@ from typing import Final
 from verdictd_py.domain.events import CollateralNotStored, CollateralUnreadable
 from verdictd_py.errors import AttestationError, CollateralUnavailable, StorageError
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.collateral.check import (
     issued_at,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -10,7 +10,6 @@ from typing import Any, Final
 from cryptography import x509
 
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.tees.intel.collateral.parsed import ParsedCollateral, parsed
 
 _AGES_CACHED: Final = 64  # the four parts of 16 sets; limited, because guests send their own

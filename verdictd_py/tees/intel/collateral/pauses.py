@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 
 FIRST_BACK_OFF: Final = timedelta(seconds=5)

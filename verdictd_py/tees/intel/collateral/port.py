@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.lazydataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

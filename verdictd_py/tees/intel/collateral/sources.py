@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,6 @@ from cryptography.x509.oid import NameOID
 from verdictd_py.domain.events import CollateralUnreadable, WarningCollateral
 from verdictd_py.errors import CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.lazydataclasses import dataclass
 from verdictd_py.ports import Events
 from verdictd_py.tees.intel.collateral.forms import (
     MAX_COLLATERAL_SETS,
