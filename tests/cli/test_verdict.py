@@ -6,8 +6,6 @@ import asyncio
 import base64
 import json
 import re
-import subprocess
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -266,52 +264,3 @@ async def test_policies_and_reference_data_are_managed_by_commands(
     assert shown["unpinned"] == ["mrEnclave", "mrSigner"]
     ended = await verdict(broker, "reference", "set", "sgxPolicy.rego", str(files / "data"))
     assert "is the name of a policy" in ended.complaint(1, "verdict-py")
-
-
-# What bash does when the last word is to be completed.
-COMPLETING = """
-eval "$(cat)"
-COMP_WORDS=(verdict-py "$@")
-COMP_CWORD=$#
-$(complete -p verdict-py | sed 's/.* -F \\([^ ]*\\) .*/\\1/')
-printf '%s\\n' "${COMPREPLY[@]}"
-"""
-
-
-@pytest.mark.parametrize(
-    ("words", "completed"),
-    [
-        (("ref",), ["reference"]),
-        (("reference", "pi"), ["pin"]),
-        (("reference", "pin", "--f"), ["--from", "--field"]),
-        (("guest", "list", "acc"), ["accepted"]),
-        (("-c", "127.0.0.1:1", "key", "li"), ["list"]),
-        (("--set-o",), ["--set-opa-policy", "--set-opa-reference"]),
-        (("policy", "set", "x", "/etc/pass"), ["/etc/passwd"]),
-        (("--import-gpg-key", "/etc/pass"), ["/etc/passwd"]),
-    ],
-    ids=" ".join,
-)
-def test_bash_completes_commands_and_files(words: tuple[str, ...], completed: list[str]) -> None:
-    process = subprocess.run(
-        ["bash", "-c", COMPLETING, "bash", *words],
-        input=_completion("bash"),
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
-    found = process.stdout.decode().split()
-    assert [word for word in found if word != "/etc/passwd-"] == completed
-
-
-def test_zsh_completes_commands_and_options() -> None:
-    script = _completion("zsh")
-    for said in (b"#compdef verdict-py", b"reference", b"pin", b"--field"):
-        assert said in script
-
-
-@cache
-def _completion(shell: str) -> bytes:
-    ended = asyncio.run(verdict("127.0.0.1:1", "completion", shell))
-    assert ended.status == 0
-    return ended.stdout

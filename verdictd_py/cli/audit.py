@@ -17,15 +17,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: a file cannot be read.
     """
-    parser = Parser(
-        "verdictd-py audit",
-        "Verify the chain of digests in audit files. To detect a file that is cut off at its end,\n"
-        "compare the count and the digest printed here with audit.closed in the log.",
-        "exit status: 0 unchanged, 1 changed, 2 cannot be read",
-    )
-    parser.add_argument("action", choices=["verify"])
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
-    options = parser.parse_args(list(argv))
+    options = build_parser().parse_args(list(argv))
     status = EXIT_OK
     for path in options.files:
         try:
@@ -39,3 +31,16 @@ def run(argv: Sequence[str]) -> int:
         else:
             print(f"{path}: {count} records, digest {digest}")
     return status
+
+
+def build_parser() -> Parser:
+    """Return the parser of this command line."""
+    parser = Parser(
+        "verdictd-py audit",
+        "Verify the chain of digests in audit files. To detect a file that is cut off at its end,\n"
+        "compare the count and the digest printed here with audit.closed in the log.",
+        "exit status: 0 unchanged, 1 changed, 2 cannot be read",
+    )
+    parser.add_argument("action", choices=["verify"])
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    return parser

@@ -128,7 +128,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: the daemon cannot start; the message is one line.
     """
-    arguments = vars(_parser().parse_args(list(argv)))
+    arguments = vars(build_parser().parse_args(list(argv)))
     # Late: `--help` and a wrong option need not load the broker, which takes a second.
     from verdictd_py import config  # noqa: PLC0415
     from verdictd_py import daemon as app  # noqa: PLC0415
@@ -159,7 +159,8 @@ def described(error: Exception) -> str:
     return f"internal error, {name}; report it with the version of verdictd-py"
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the daemon's command line."""
     commands = "\n".join(f"  verdictd-py {name:12} {text}" for name, text in COMMANDS.items())
     parser = Parser(
         "verdictd-py",

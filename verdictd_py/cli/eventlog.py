@@ -24,26 +24,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: a file cannot be read, or is neither an event log nor a quote.
     """
-    parser = Parser(
-        PROGRAM,
-        "Display a TCG2 event log (CCEL), or replay it and compare the registers of a quote.\n"
-        "The quote itself is not verified: use verdictd-py appraise.",
-        "exit status: 0 it matches, 1 it does not, 2 it cannot be read",
-    )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, text in (("show", "display the events"), ("verify", "verify the log")):
-        action = actions.add_parser(name, prog=f"{PROGRAM} {name}", description=text)
-        action.add_argument("file", metavar="FILE", type=Path)
-        action.add_argument("--json", action="store_true")
-        action.add_argument(
-            "--quote", metavar="FILE", type=Path, required=name == "verify", help="a TDX quote"
-        )
-        action.add_argument(
-            "--allow-rtmr3-mismatch",
-            action="store_true",
-            help="for guests that extend RTMR3 at run time without log entries",
-        )
-    options = parser.parse_args(list(argv))
+    options = build_parser().parse_args(list(argv))
     tees = known_tees()
     quote = None if options.quote is None else read_file(options.quote, MAX_QUOTE_BYTES)
     try:
@@ -72,6 +53,30 @@ def run(argv: Sequence[str]) -> int:
         if options.quote is not None and not reasons:
             print(f"{len(log.events)} events match the registers of the quote")
     return EXIT_REFUSED if reasons else EXIT_OK
+
+
+def build_parser() -> Parser:
+    """Return the parser of this command line."""
+    parser = Parser(
+        PROGRAM,
+        "Display a TCG2 event log (CCEL), or replay it and compare the registers of a quote.\n"
+        "The quote itself is not verified: use verdictd-py appraise.",
+        "exit status: 0 it matches, 1 it does not, 2 it cannot be read",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (("show", "display the events"), ("verify", "verify the log")):
+        action = actions.add_parser(name, prog=f"{PROGRAM} {name}", description=text)
+        action.add_argument("file", metavar="FILE", type=Path)
+        action.add_argument("--json", action="store_true")
+        action.add_argument(
+            "--quote", metavar="FILE", type=Path, required=name == "verify", help="a TDX quote"
+        )
+        action.add_argument(
+            "--allow-rtmr3-mismatch",
+            action="store_true",
+            help="for guests that extend RTMR3 at run time without log entries",
+        )
+    return parser
 
 
 def _show(log: EventLog) -> None:

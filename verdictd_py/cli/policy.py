@@ -39,13 +39,14 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError, RequestError, PolicyInvalid: the policy could not be checked or tested.
     """
-    options = _parser().parse_args(list(argv))
+    options = build_parser().parse_args(list(argv))
     output = _check(options) if options.action == "check" else _test(options)
     output.print(Form.JSON if options.json else Form.TABLE)
     return output.status
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of this command line."""
     parser = Parser(
         PROGRAM,
         "Check and test a policy without a broker, exactly as the daemon would.",

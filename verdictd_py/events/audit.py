@@ -17,11 +17,11 @@ import asyncio
 import errno
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Event as ThreadEvent
 from threading import Lock, Thread
 from typing import Final
 
@@ -35,6 +35,7 @@ from verdictd_py.domain.events import (
 from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.events.auditfile import AuditFile, Record, record_of
+from verdictd_py.handover import Handover
 from verdictd_py.ports import Events
 
 MAX_LIMITED_PER_MINUTE: Final = 600
@@ -59,19 +60,25 @@ _CLOSED: Final = "the audit trail is not open"
 _COUNT: Final = AuditNotKept.spec.name
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Waiting:
-    """Events of one call, which waits for `written`.
+    """Events of one call, which waits until they are written.
 
     Attributes:
         records: records of those events that must be audited.
-        task: event loop of a caller that is a task, with the future that wakes it.
+        caller: what wakes the caller: a thread waits for the event, a task for the handover.
+        error: why they are not written.
     """
 
     events: tuple[Event, ...]
     records: tuple[Record, ...]
-    written: Future[None] = field(default_factory=Future)
-    task: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+    caller: ThreadEvent | Handover[None]
+    error: Exception | None = None
+
+    def require_written(self) -> None:
+        """Raise the error, if there is one. The caller calls this when it is woken."""
+        if self.error is not None:
+            raise self.error
 
 
 class AuditTrail:
@@ -142,12 +149,12 @@ class AuditTrail:
         if not records or self._thread is None:
             self._log.record(event)
             return
-        try:
-            waiting = _Waiting((event,), records)
-            self._waiting.put(waiting)
-            waiting.written.result(BLOCKING_SECONDS)
-        except TimeoutError:
-            raise StorageError("the disk of the audit trail does not answer") from None
+        written = ThreadEvent()
+        waiting = _Waiting((event,), records, written)
+        self._waiting.put(waiting)
+        if not written.wait(BLOCKING_SECONDS):
+            raise StorageError("the disk of the audit trail does not answer")
+        waiting.require_written()
 
     async def commit(self, *events: Event) -> None:
         """Write events as `record` does, without blocking the event loop.
@@ -163,12 +170,11 @@ class AuditTrail:
             return
         if self._thread is None:
             raise StorageError(_CLOSED)
-        loop = asyncio.get_running_loop()
-        written: asyncio.Future[None] = loop.create_future()
-        waiting = _Waiting(events, records, task=(loop, written))
+        written = Handover[None](asyncio.get_running_loop())
+        waiting = _Waiting(events, records, written)
         self._waiting.put(waiting)
         await written  # a caller that is cancelled does not prevent the records
-        waiting.written.result()
+        waiting.require_written()
 
     async def report(self, event: Event) -> None:
         """Write an event that has happened as `commit` does; only to the log if that fails."""
@@ -229,7 +235,11 @@ class AuditTrail:
             await asyncio.to_thread(self.record_omitted)
 
     def _records(self, events: Sequence[Event]) -> tuple[Record, ...]:
-        return tuple(record_of(event) for event in events if self._is_audited(event.spec.audit))
+        return tuple(
+            record_of(event)
+            for event in events
+            if event.spec.audit is not Audit.NO and self._is_audited(event.spec.audit)
+        )
 
     def _is_audited(self, audit: Audit) -> bool:
         if audit is Audit.LIMITED:
@@ -311,17 +321,15 @@ class AuditTrail:
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
         for waiting in batch:
             self._omitted.add(0, sum(r["event"] != _COUNT for r in waiting.records))
-            waiting.written.set_exception(error)
+            waiting.error = error
 
     def _finish(self, waiting: _Waiting) -> None:
-        """Log the events of a call, then let it continue."""
+        """Log the events of a call, before it continues."""
         try:
             for event in waiting.events:
                 self._log.record(event)
         except Exception as error:  # noqa: BLE001  # the caller reports it; the thread goes on
-            waiting.written.set_exception(error)
-        else:
-            waiting.written.set_result(None)
+            waiting.error = error
 
 
 class _Omitted:
@@ -370,17 +378,19 @@ def _path(file: AuditFile) -> str:
 
 
 def _wake(batch: Sequence[_Waiting]) -> None:
-    """Wake the tasks that wait for a batch, with one call for each event loop."""
-    tasks: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    """Wake the callers that wait for a batch, the tasks with one call for each event loop."""
+    tasks: dict[asyncio.AbstractEventLoop, list[Handover[None]]] = {}
     for waiting in batch:
-        if waiting.task is not None:
-            tasks.setdefault(waiting.task[0], []).append(waiting.task[1])
-    for loop, futures in tasks.items():
+        if isinstance(waiting.caller, ThreadEvent):
+            waiting.caller.set()
+        else:
+            tasks.setdefault(waiting.caller.get_loop(), []).append(waiting.caller)
+    for loop, callers in tasks.items():
         with suppress(RuntimeError):  # the loop is closed, and nothing waits there any more
-            loop.call_soon_threadsafe(_complete, futures)
+            loop.call_soon_threadsafe(_complete, callers)
 
 
-def _complete(futures: Sequence[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():  # a caller was cancelled
-            future.set_result(None)
+def _complete(callers: Sequence[Handover[None]]) -> None:
+    for caller in callers:
+        if not caller.done():  # otherwise it was cancelled
+            caller.set_result(None)

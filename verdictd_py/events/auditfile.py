@@ -41,6 +41,7 @@ class AuditFile:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
+        self._text = str(path)
         self._descriptor = descriptor
         self._length = 0
         self._is_broken = False
@@ -115,7 +116,7 @@ class AuditFile:
             return "could not be written"
         own = os.fstat(self._descriptor)
         try:
-            named = self._path.lstat()
+            named = os.lstat(self._text)  # a `Path` takes longer than the call
         except OSError:
             return "was renamed" if own.st_nlink else "was removed"
         if (named.st_dev, named.st_ino) != (own.st_dev, own.st_ino):
