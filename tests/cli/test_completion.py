@@ -333,4 +333,3 @@ def test_a_completion_never_fails(
     assert main("verdict-py", [shell_name, *rest]) == 0
     assert main("verdict-py", ["no-such-shell", *rest]) == 0
     assert capfd.readouterr().err == ""
-

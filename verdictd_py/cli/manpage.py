@@ -31,8 +31,10 @@ _ENVIRONMENT: Final = {
     "verdictd-py": (
         ("VERDICTD_CONFIG", "file of settings, if --config is not given"),
         ("VERDICTD_LISTEN, ...", "each setting, if its option is not given"),
-        ("VERDICTD_PY_GUEST_CONNECT, VERDICTD_PY_GUEST_CA, VERDICTD_PY_GUEST_PLATFORM",
-         "options of verdictd-py guest that are not given"),
+        (
+            "VERDICTD_PY_GUEST_CONNECT, VERDICTD_PY_GUEST_CA, VERDICTD_PY_GUEST_PLATFORM",
+            "options of verdictd-py guest that are not given",
+        ),
         ("NO_COLOR", "output without colors, if it is not empty"),
     ),
 }
