@@ -45,6 +45,10 @@ MAX_GRACE_DAYS: Final = 90
 MAX_WORKERS: Final = 128
 """Maximum number of guest workers: each has some 140 MiB of memory."""
 
+# No other installed package may change how settings are read, and pydantic would look for such
+# plug-ins in all of them, which takes milliseconds of the start.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 Address = addresses.Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -156,6 +160,11 @@ class Settings(BaseModel):
     drain_timeout: Seconds = 5
     audit_mode: Literal["0600", "0640"] = "0600"
     audit_group: str | None = None
+    audit_key: Path | None = None
+    audit_rotate_bytes: Annotated[int, Field(ge=4096)] | None = 256 * 1024 * 1024
+    audit_rotate_hours: Annotated[float, Field(gt=0)] | None = None
+    audit_keep_days: Annotated[float, Field(gt=0)] | None = None
+    audit_keep_bytes: Annotated[int, Field(ge=4096)] | None = None
     log_format: Literal["text", "json"] = "text"
     workers: int | Literal["auto"] = 1
 
@@ -176,6 +185,7 @@ class Settings(BaseModel):
         *("data_dir", "collateral", "collateral_ca", "collateral_api_key_file"),
         *("client_api_cert", "client_api_key", "client_api_ca", "client_api_roles"),
         *("kbs_tls_cert", "kbs_tls_key", "kbs_admins", "kbs_token_key", "kbs_sessions"),
+        "audit_key",
         mode="before",
     )
     @classmethod

@@ -164,8 +164,9 @@ async def test_keys_are_managed_without_disclosing_their_bytes(broker: RunningBr
     assert said(await verdict(broker, "key", "create", "default/key/1")) == "default/key/1"
     made = said(await verdict(broker, "key", "create"))
     (broker.data / "keys" / "short").write_bytes(b"x")
-    listed = (await verdict(broker, "key", "list", "--json")).stdout
-    found = {key["name"]: key for key in json.loads(listed)}
+    ended = await verdict(broker, "key", "list", "--json")
+    listed = ended.stdout
+    found = {key["name"]: key for key in ended.items}
     assert set(found) == {KID, "default/key/1", made, "short"}
     assert found["short"]["problem"] == "a key has 32 bytes"
     assert found[KID]["size"] == 32
@@ -182,9 +183,7 @@ async def test_keys_are_managed_without_disclosing_their_bytes(broker: RunningBr
 async def test_lists_longer_than_a_page_are_complete(broker: RunningBroker) -> None:
     for number in range(1005):
         (broker.data / "keys" / f"k{number:04}").write_bytes(KEY)
-    names = [
-        key["name"] for key in json.loads((await verdict(broker, "key", "list", "--json")).stdout)
-    ]
+    names = [key["name"] for key in (await verdict(broker, "key", "list", "--json")).items]
     assert names == [KID, *(f"k{number:04}" for number in range(1005))]
 
 
@@ -202,7 +201,7 @@ async def test_image_files_are_managed_by_commands(broker: RunningBroker, files:
     for name, cause in (("cosign-key", "not a PEM public key"), ("credential", "not valid JSON")):
         ended = await verdict(broker, name, "set", str(files / "bad"))
         assert cause in ended.complaint(1, "verdict-py")
-    listed = json.loads((await verdict(broker, "resource", "list", "--json")).stdout)
+    listed = (await verdict(broker, "resource", "list", "--json")).items
     assert {each["file"] for each in listed} == {
         *("image/policy.json", "image/sigstore.yaml", "image/cosign.key", "image/auth.json"),
     }

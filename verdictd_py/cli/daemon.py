@@ -102,6 +102,19 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     ),
     (("--audit-mode",), "MODE", "of audit files: 0600, or 0640 for a group (0600)"),
     (("--audit-group",), "NAME", "group that may read them (the daemon's)"),
+    (("--audit-key",), "FILE", "Ed25519 key that signs the heads of audit files, PEM (unsigned)"),
+    (
+        ("--audit-rotate-bytes",),
+        "N",
+        "size at which an audit file is followed by another (256 MiB)",
+    ),
+    (
+        ("--audit-rotate-hours",),
+        "H",
+        "age at which an audit file is followed by another (no limit)",
+    ),
+    (("--audit-keep-days",), "DAYS", "remove audit files after so long, with a proof (never)"),
+    (("--audit-keep-bytes",), "N", "remove the oldest audit files beyond this size (no limit)"),
     (("--log-format",), "NAME", "text or json (text)"),
     (
         ("--workers",),

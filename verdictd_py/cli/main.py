@@ -18,7 +18,7 @@ EXIT_BROKEN_PIPE: Final = 141
 COMMANDS: Final = {
     "admin-token": "sign a token for an administrator over HTTP (kbs-client config)",
     "appraise": "appraise a certificate or a quote offline, exactly as the listener would",
-    "audit": "verify that an audit trail was not changed",
+    "audit": "verify an audit trail; find and export its records",
     "collateral": "fetch, display and verify collateral for an air-gapped site",
     "completion": "complete this program's command line in bash, zsh, fish, PowerShell or tcsh",
     "demo": "a broker and its guests on loopback, without hardware, in a minute",

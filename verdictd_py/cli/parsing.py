@@ -19,6 +19,18 @@ EXIT_UNREACHABLE: Final = 3
 """No broker answers at the address: a retry may succeed. Same status in all programs."""
 
 
+class Failed(SystemExit):
+    """End of the program with status 2, after a line on standard error.
+
+    Attributes:
+        message: the line, without the name of the program.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(EXIT_USAGE)
+        self.message = message
+
+
 class Parser(argparse.ArgumentParser):
     """Parser that accepts no abbreviations, and reports an error in one line with a near miss."""
 
@@ -186,4 +198,4 @@ def complain(program: str, message: str) -> None:
 def fail(program: str, message: str) -> NoReturn:
     """Exit with status 2 after a line on standard error."""
     complain(program, message)
-    raise SystemExit(EXIT_USAGE)
+    raise Failed(message)

@@ -8,7 +8,6 @@ import sys
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,13 +15,24 @@ from verdictd_py import __version__
 from verdictd_py.cli.completion.kinds import KINDS
 from verdictd_py.cli.completion.shells import SCRIPTS, script
 from verdictd_py.cli.hints import explained, with_near_miss
-from verdictd_py.cli.management import appraisal_commands, storage_commands
+from verdictd_py.cli.management import appraisal_commands, schema, storage_commands
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection
 from verdictd_py.cli.management.command import Command
 from verdictd_py.cli.management.document_commands import open_problems
-from verdictd_py.cli.management.show import write
+from verdictd_py.cli.management.running import add_output_options, add_watch_options, run_command
 from verdictd_py.cli.management.upstream import OPTIONS
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, fail, printable
+from verdictd_py.cli.output import errors
+from verdictd_py.cli.output.result import Form, write
+from verdictd_py.cli.parsing import (
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    Failed,
+    Parser,
+    complain,
+    fail,
+    printable,
+)
 from verdictd_py.cli.servers import AcceptedUsers
 from verdictd_py.domain.addresses import (
     CLIENT_API_WITHOUT_IPV6,
@@ -40,7 +50,7 @@ EXIT_INTERRUPTED: Final = 130
 MAX_TIMEOUT_SECONDS: Final = 86_400
 """A day; gRPC treats a number that is too large as a timeout of zero."""
 
-COMMANDS: Final = (*appraisal_commands.COMMANDS, *storage_commands.COMMANDS)
+COMMANDS: Final = (*appraisal_commands.COMMANDS, *storage_commands.COMMANDS, schema.COMMAND)
 
 ADDRESSES: Final = ("VERDICT_PY_CLIENT_API", "VERDICTD_CLIENT_API")
 """Variables with the address, in this order. The second is the daemon's, which `verdict-py` finds
@@ -55,6 +65,15 @@ _TLS_FILES: Final = ("ca", "cert", "key")
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0 done, 1 refused, 2 wrong command line, 3 no broker reached."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    form = errors.requested_form(arguments)
+    try:
+        return _main(arguments, form)
+    except Failed as error:
+        errors.report(form, EXIT_USAGE, "usage", error.message)
+        raise
+
+
+def _main(arguments: list[str], form: Form) -> int:
     parser = build_parser()
     if sys.stdout is None:  # it was closed before the start
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # open until exit
@@ -70,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail(PROGRAM, str(error))
     except BrokerFailed as error:
         complain(PROGRAM, str(error))
-        return EXIT_REFUSED if error.answered else EXIT_NO_BROKER
+        status = EXIT_REFUSED if error.answered else EXIT_NO_BROKER
+        errors.report(form, status, error.reason, str(error))
+        return status
     except BrokenPipeError:  # the reader closed the pipe
         sys.stdout = None  # nothing to flush at exit
         return EXIT_OK
@@ -94,7 +115,7 @@ async def _run(parser: Parser, options: Namespace) -> int:
     async with BrokerClient.connect(connection) as client, explained(connection):
         if command is not None:
             async with with_near_miss(client, command.words, options):
-                return await _run_command(command, client, options)
+                return await run_command(command, client, options)
         option, values = actions[0]
         text = await option.act(client, options, [values] if isinstance(values, str) else values)
         write(sys.stdout, printable(text) + "\n")
@@ -103,20 +124,6 @@ async def _run(parser: Parser, options: Namespace) -> int:
                 for line in await open_problems(client):
                     write(sys.stderr, printable(line) + "\n")
         return EXIT_OK
-
-
-async def _run_command(command: Command, client: BrokerClient, options: Namespace) -> int:
-    """Run a command; its data goes to standard output, its remarks to standard error."""
-    output = await command.run(client, options)
-    if command.changes and output.status == EXIT_OK:
-        try:
-            problems = await open_problems(client)
-        except BrokerFailed as error:  # the change was made nevertheless
-            problems = (f"cannot read the open problems: {error}",)
-        output = replace(output, remarks=(*output.remarks, *problems))
-    output.print(as_json=options.json)
-    output.print_remarks()
-    return output.status
 
 
 def _connection(options: Namespace) -> Connection:
@@ -226,9 +233,7 @@ def _add_connection(parser: ArgumentParser, *, first: bool) -> None:
     if first:
         text = "where exports are written (./)"
         parser.add_argument("-p", "--path", metavar="DIR", help=text)
-    parser.add_argument(
-        "--json", action="store_true", default=default(False), help="output of commands as JSON"
-    )
+    add_output_options(parser, default(None))
 
 
 def _add_commands(parser: Parser) -> None:
@@ -249,6 +254,8 @@ def _add_commands(parser: Parser) -> None:
             )
         for name, more in command.arguments.items():
             _completes(command_parser.add_argument(name, **more), command.words)
+        if command.watchable:
+            add_watch_options(command_parser)
         _add_connection(command_parser, first=False)
         command_parser.set_defaults(command=command)
     completion = top.add_parser("completion", description="print a completion script for a shell")
