@@ -352,7 +352,7 @@ async def test_a_socks_proxy_fails_only_the_requests_that_need_it(
         ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS failed ("),
     ],
 )
-async def test_another_server_is_named_with_the_option(scheme: str, answer: bytes, said: str) -> None:
+async def test_another_server_at_the_url_is_named(scheme: str, answer: bytes, said: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(4096)
         writer.write(answer)

@@ -37,7 +37,7 @@ async def explained(connection: Connection) -> AsyncIterator[None]:
         text = await _explanation(connection, str(error))
         if not text:
             raise
-        raise BrokerFailed(text, answered=False) from None
+        raise BrokerFailed(text, answered=False, reason=error.reason) from None
 
 
 async def _explanation(connection: Connection, message: str) -> str:
@@ -70,7 +70,8 @@ async def with_near_miss(
         hint = await _near_miss(client, words, options) if error.answered else ""
         if not hint:
             raise
-        raise BrokerFailed(f"{error}; did you mean {hint}?", answered=True) from None
+        text = f"{error}; did you mean {hint}?"
+        raise BrokerFailed(text, answered=True, reason=error.reason) from None
 
 
 async def _near_miss(client: BrokerClient, words: str, options: Namespace) -> str:
