@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Final
 
 from tools import commandlines, contents
-from verdictd_py.cli import daemon
+from verdictd_py.cli import daemon, exitstatus, programs
+from verdictd_py.cli.completion import tree
+from verdictd_py.cli.completion.shells import SCRIPTS
+from verdictd_py.cli.management.schema import schema
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
 from verdictd_py.domain.events import CATALOGUE
 from verdictd_py.domain.eventtypes import FieldInfo
-from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE
+from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.floods import LINES_PER_MINUTE
 from verdictd_py.listeners.kbs import answers, description
 from verdictd_py.tees.registry import known_tees
@@ -41,6 +44,7 @@ def main(argv: list[str]) -> int:
     pages = {
         "configuration.md": "".join(configuration()),
         "verdict-py.md": "".join(commands()),
+        "verdict-py.schema.json": json.dumps(schema(), indent=1) + "\n",
         "verdictd-py.md": "".join(command_lines()),
         "clientapi.md": "".join(api("clientapi")),
         "verdictd-v1.md": "".join(api("verdictd_v1")),
@@ -49,22 +53,22 @@ def main(argv: list[str]) -> int:
         "kbs-errors.md": "".join(kbs_errors()),
         "kbs-openapi.json": json.dumps(json.loads(description.document(known_tees())), indent=1)
         + "\n",
+        "exit-status.md": "".join(exit_statuses()),
     }
+    files = {TARGET / name: text for name, text in pages.items()}
+    files[tree.FILE] = tree.dump(programs.trees())
     different = [
-        name
-        for name, text in pages.items()
-        if not (TARGET / name).is_file() or (TARGET / name).read_text() != text
+        file for file, text in files.items() if not file.is_file() or file.read_text() != text
     ]
     if argv == ["check"]:
-        for name in different:
-            print(
-                f"docs/reference/{name} is not what its sources give: ./dev docs", file=sys.stderr
-            )
+        for file in different:
+            name = file.relative_to(ROOT)
+            print(f"{name} is not what its sources give: ./dev docs", file=sys.stderr)
         return 1 if different else 0
     TARGET.mkdir(parents=True, exist_ok=True)
-    for name in different:
-        (TARGET / name).write_text(pages[name])
-        print(f"docs/reference/{name}")
+    for file in different:
+        file.write_text(files[file])
+        print(file.relative_to(ROOT))
     return 0
 
 
@@ -105,7 +109,11 @@ def commands() -> Iterator[str]:
     for command in COMMANDS:
         arguments = " ".join(_argument(name, more) for name, more in command.arguments.items())
         yield _row(f"`{command.words}`", f"`{arguments}`" if arguments else "", command.help)
-    yield '| `completion` | `bash` or `zsh` | `eval "$(verdict-py completion bash)"` |\n'
+    yield (
+        f"| `completion` | `{'|'.join(SCRIPTS)}` | prints a script for the shell: "
+        'bash, `eval "$(verdict-py completion bash)"`; `verdictd-py completion --help` has the '
+        "others |\n"
+    )
     yield (
         "\n## How to reach the broker, and what is written\n\n"
         "Before the command or behind it (`-p` before it only).\n\n"
@@ -126,6 +134,23 @@ def commands() -> Iterator[str]:
         "| 1 | the broker refused, or a tested policy does not allow |\n"
         "| 2 | the command line is wrong, or a file that it names |\n| 3 | no broker reached |\n"
     )
+
+
+def exit_statuses() -> Iterator[str]:
+    yield (
+        f"{NOTE}\n# Exit statuses\n\nOf both programs and all their commands. A status has the "
+        "same meaning everywhere; a command\nthat describes it more exactly is below.\n\n"
+        "| status | meaning |\n| --- | --- |\n"
+    )
+    for number, meaning in exitstatus.COMMON:
+        yield _row(str(number), meaning)
+    yield _row("130", "interrupted by Ctrl-C")
+    yield _row("141", "the reader of the output closed the pipe (`verdictd-py`)")
+    yield "\n| command | 0 | 1 | 2 | 3 |\n| --- | --- | --- | --- | --- |\n"
+    for program in programs.PROGRAMS:
+        for words, meanings in exitstatus.statuses(program):
+            texts = dict(meanings)
+            yield _row(f"`{words}`", *(texts.get(number, "-") for number in range(4)))
 
 
 def command_lines() -> Iterator[str]:
