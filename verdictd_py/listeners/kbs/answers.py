@@ -39,7 +39,7 @@ from verdictd_py.protocols.rcar import messages
 JSON: Final = "application/json"
 
 INTERNAL: Final = 500
-"""Status of errors of the broker's own. A guest gets `TRY_AGAIN` instead: that is never a verdict."""
+"""Status of the broker's own errors. A guest gets `TRY_AGAIN` instead, which is never a verdict."""
 
 TRY_AGAIN: Final = 503
 
