@@ -21,6 +21,7 @@ from verdictd_py.ports import (
     ResourceStore,
     StoredObject,
 )
+from verdictd_py.stages import Stage, measured
 
 _IMAGE_RESOURCES: Final = frozenset(LEGACY_RESOURCES.values())
 
@@ -132,7 +133,8 @@ class Releaser:
         Raises:
             NotAuthorized: the policy denies it; only the id of the appraisal is disclosed.
         """
-        reasons = await self._policy.failures(peer, kind, path, query)
+        with measured(Stage.POLICY):
+            reasons = await self._policy.failures(peer, kind, path, query)
         if not reasons:
             return
         await self._events.commit(

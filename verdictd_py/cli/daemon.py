@@ -102,6 +102,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     ),
     (("--audit-mode",), "MODE", "of audit files: 0600, or 0640 for a group (0600)"),
     (("--audit-group",), "NAME", "group that may read them (the daemon's)"),
+    (("--status",), "ADDR", "HTTP listener of /metrics, /livez and /readyz (not given)"),
     (("--log-format",), "NAME", "text or json (text)"),
     (
         ("--workers",),

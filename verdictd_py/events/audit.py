@@ -36,6 +36,7 @@ from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.events.auditfile import AuditFile, Record, record_of
 from verdictd_py.ports import Events
+from verdictd_py.stages import Stage, measured
 
 MAX_LIMITED_PER_MINUTE: Final = 600
 """Maximum number of `Audit.LIMITED` records in a minute, some 700 bytes each.
@@ -86,6 +87,10 @@ class AuditTrail:
         mode: permissions of the files.
         writer: end of the files' names, for one of several processes of a run.
         monotonic: clock for the limit of records per minute, in seconds.
+
+    Attributes:
+        counted: called in the thread of the trail with the numbers of records and bytes that were
+            written, and the number of events that could not be recorded.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class AuditTrail:
         self._thread: Thread | None = None
         self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._omitted = _Omitted(monotonic)
+        self.counted: Callable[[int, int, int], None] = lambda records, size, failed: None  # noqa: ARG005  # unused
 
     def open(self) -> None:
         """Create a new file, and start the thread. Before that, `record` only logs.
@@ -122,6 +128,11 @@ class AuditTrail:
         self._log.record(_opened(self._file))
         self._thread = Thread(target=self._write_all, name="audit", daemon=True)
         self._thread.start()
+
+    @property
+    def queue_length(self) -> int:
+        """Number of calls that wait for the disk."""
+        return self._waiting.qsize()
 
     @property
     def state(self) -> tuple[str, int, str]:
@@ -167,7 +178,8 @@ class AuditTrail:
         written: asyncio.Future[None] = loop.create_future()
         waiting = _Waiting(events, records, task=(loop, written))
         self._waiting.put(waiting)
-        await written  # a caller that is cancelled does not prevent the records
+        with measured(Stage.AUDIT):
+            await written  # a caller that is cancelled does not prevent the records
         waiting.written.result()
 
     async def report(self, event: Event) -> None:
@@ -249,6 +261,7 @@ class AuditTrail:
             except Exception as error:  # noqa: BLE001  # the callers report it; the thread goes on
                 self._fail(batch, error)
             else:
+                self.counted(sum(len(waiting.records) for waiting in batch), 0, 0)
                 for waiting in batch:
                     self._finish(waiting)
             _wake(batch)
@@ -310,7 +323,9 @@ class AuditTrail:
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
         for waiting in batch:
-            self._omitted.add(0, sum(r["event"] != _COUNT for r in waiting.records))
+            failed = sum(r["event"] != _COUNT for r in waiting.records)
+            self._omitted.add(0, failed)
+            self.counted(0, 0, failed)
             waiting.written.set_exception(error)
 
     def _finish(self, waiting: _Waiting) -> None:
