@@ -14,7 +14,7 @@ from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.kbs import PATH, SECRET, url_of
 from tests.support.metrics import get, scrape, settled
 from tests.support.rcar_guests import connected, tdx_guest
-from tests.system.test_workers import happening, pids
+from tests.system.test_workers import happening, pids, records
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.listeners import status
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
@@ -77,7 +77,10 @@ async def test_the_values_are_those_of_a_scripted_run(broker: RunningBroker, wor
         assert found.value(seconds, stage=stage, listener="kbs_http") > 0
     assert found.value("verdictd_stage_seconds_sum", stage="verification") > 0
     assert found.value("verdictd_events_total", event="guest.accepted") == 6
-    assert found.value("verdictd_audit_records_total") >= 14
+    written = sum(map(len, records(broker.data).values()))
+    assert found.value("verdictd_audit_records_total") == written > 14
+    size = sum(path.stat().st_size for path in (broker.data / "audit").glob("*.jsonl"))
+    assert found.value("verdictd_audit_written_bytes_total") == size
     assert found.value("verdictd_workers", state="running") == (workers if workers > 1 else 0)
     assert found.value("verdictd_ready") == 1
     assert found.value("verdictd_build_info") == 1

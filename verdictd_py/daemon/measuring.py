@@ -81,9 +81,11 @@ class ProcessMetrics:
         def counted(records: int, size: int, failed: int) -> None:
             numbers.add(families.AUDIT_RECORDS, amount=records)
             numbers.add(families.AUDIT_BYTES, amount=size)
-            numbers.add(families.AUDIT_FAILURES, amount=failed)
+            if failed:
+                numbers.add(families.AUDIT_FAILURES, amount=failed)
 
         audit.counted = counted
+        audit.watch_omitted(lambda of: numbers.add(families.AUDIT_OMITTED, (str(of),)))
 
     def watch_log(self, length: Callable[[], int]) -> None:
         """Measure the queue of the log."""

@@ -139,7 +139,7 @@ FETCHES: Final = "verdictd_collateral_fetches"
 AUDIT_RECORDS: Final = "verdictd_audit_records"
 AUDIT_BYTES: Final = "verdictd_audit_written_bytes"
 AUDIT_FAILURES: Final = "verdictd_audit_failures"
-AUDIT_OMITTED: Final = "verdictd_audit_omitted_refusals"
+AUDIT_OMITTED: Final = "verdictd_audit_omitted_events"
 LOG_DROPPED: Final = "verdictd_log_dropped_lines"
 LOG_OMITTED: Final = "verdictd_log_omitted_lines"
 EVENTS: Final = "verdictd_events"
@@ -235,7 +235,14 @@ def families(tees: Sequence[str]) -> tuple[Family, ...]:
         Family(
             AUDIT_OMITTED,
             counter,
-            "Refusals that the audit trail omits, beyond its limit per minute.",
+            "Events that the audit trail omits, beyond the budget of their class: refusals are "
+            "only counted then, wraps and releases do not happen.",
+            (
+                Axis.of(
+                    "class",
+                    ("unauthenticated", "refusals", "denials", "wraps", "releases"),
+                ),
+            ),
         ),
         Family(LOG_DROPPED, counter, "Lines of the log that were lost: its reader stalled."),
         Family(LOG_OMITTED, counter, "Lines of floods that the log replaces by a count."),
