@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
@@ -249,3 +251,16 @@ async def test_an_http_answer_names_its_connection(broker: RunningBroker) -> Non
     event = broker.events.events[-1]
     assert event.spec.name == "request.unattested"
     assert answer.headers["X-Connection-Id"] == event.correlation.id
+
+
+async def test_the_reference_lists_what_the_page_has(broker: RunningBroker) -> None:
+    types = set(re.findall(r"^# TYPE (\w+) ", (await get(broker, "/metrics")).text, re.M))
+    reference = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
+    assert types == set(re.findall(r"^\| `(\w+)`", reference, re.M))
+
+
+@pytest.mark.broker(status="127.0.0.1:0", collateral=None, collateral_url=(), unsafe={})
+async def test_no_collateral_is_no_expiry(broker: RunningBroker) -> None:
+    found = await scrape(broker)
+    assert "verdictd_collateral_expiry_timestamp_seconds" not in found.samples
+    assert found.value("verdictd_collateral_sets") == 0

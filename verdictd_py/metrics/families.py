@@ -56,8 +56,12 @@ class Axis:
     @classmethod
     def of(cls, label: str, values: Iterable[str]) -> Axis:
         """Return the axis of a single label, with the value `other`."""
-        all_values = tuple(dict.fromkeys((*values, OTHER)))
-        return cls((label,), tuple((value,) for value in all_values), {})
+        return cls.closed(label, (*values, OTHER))
+
+    @classmethod
+    def closed(cls, label: str, values: Iterable[str]) -> Axis:
+        """Return the axis of a single label whose values are all constants of this package."""
+        return cls((label,), tuple((value,) for value in dict.fromkeys(values)), {})
 
     def fallback(self, value: tuple[str, ...]) -> tuple[str, ...]:
         """Return the combination that stands for one that is not among the values."""
@@ -121,7 +125,7 @@ _OPERATIONS: Final = Axis.of(
         *("auth", "attest", "resource"),
     ),
 )
-PROCESS: Final = Axis.of("process", ("operator", "worker"))
+PROCESS: Final = Axis.closed("process", ("operator", "worker"))
 
 APPRAISALS: Final = "verdictd_appraisals"
 STAGES: Final = "verdictd_stage_seconds"
@@ -165,21 +169,21 @@ def families(tees: Sequence[str]) -> tuple[Family, ...]:
             STAGES,
             histogram,
             "Seconds of the stages of requests; a stage within another one counts for itself.",
-            (_LISTENER, Axis.of("stage", Stage)),
+            (_LISTENER, Axis.closed("stage", Stage)),
             exemplar="connection",
         ),
         Family(
             RELEASES,
             counter,
             "Secrets that the release policy allowed or refused to an accepted guest.",
-            (_ANY_LISTENER, _KINDS, Axis.of("result", ("released", "refused"))),
+            (_ANY_LISTENER, _KINDS, Axis.closed("result", ("released", "refused"))),
             exemplar="appraisal",
         ),
         Family(
             WRAPS,
             counter,
             "Options of image layers that were wrapped or unwrapped, and refused requests.",
-            (Axis.of("result", ("wrapped", "unwrapped", "refused")),),
+            (Axis.closed("result", ("wrapped", "unwrapped", "refused")),),
         ),
         Family(
             REQUESTS,
@@ -188,7 +192,7 @@ def families(tees: Sequence[str]) -> tuple[Family, ...]:
             (
                 Axis.of("listener", GUEST_LISTENERS),
                 _OPERATIONS,
-                Axis.of("result", ("answered", "failed", "unattested")),
+                Axis.closed("result", ("answered", "failed", "unattested")),
             ),
         ),
         Family(
@@ -202,7 +206,7 @@ def families(tees: Sequence[str]) -> tuple[Family, ...]:
             ENDS,
             counter,
             "Connections that ended, as far as the log has an event for it.",
-            (_LISTENER, Axis.of("reason", ("closed", "timeout", "failed", "refused"))),
+            (_LISTENER, Axis.closed("reason", ("closed", "timeout", "failed", "refused"))),
         ),
         Family(
             LIMITED,
@@ -216,14 +220,14 @@ def families(tees: Sequence[str]) -> tuple[Family, ...]:
             STORED_SESSIONS,
             gauge,
             "Sessions of HTTP guests that are stored in memory now.",
-            (Axis.of("state", ("challenge", "token")),),
+            (Axis.closed("state", ("challenge", "token")),),
             largest=True,
         ),
         Family(
             FETCHES,
             counter,
             "Attempts to fetch collateral of a platform type.",
-            (Axis.of("result", ("renewed", "failed")),),
+            (Axis.closed("result", ("renewed", "failed")),),
         ),
         Family(AUDIT_RECORDS, counter, "Records that were written to the audit trail."),
         Family(AUDIT_BYTES, counter, "Bytes that were written to the audit trail."),
@@ -263,7 +267,7 @@ def families(tees: Sequence[str]) -> tuple[Family, ...]:
             gauge,
             "Calls that wait for the disk of the audit trail, and lines that wait for the reader "
             "of the log.",
-            (PROCESS, Axis.of("queue", ("audit", "log"))),
+            (PROCESS, Axis.closed("queue", ("audit", "log"))),
         ),
         Family(MEMORY, gauge, "Resident memory, all processes of a type together.", (PROCESS,)),
         Family(CPU, counter, "CPU seconds, all processes of a type together.", (PROCESS,)),
