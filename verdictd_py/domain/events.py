@@ -79,6 +79,14 @@ StoragePart = Annotated[
     str, FieldInfo("Part of the storage: `data directory` or `sessions`.", characters=64)
 ]
 WorkerNumber = Annotated[int, FieldInfo("Number of the guest worker, from 1.")]
+LimitName = Annotated[
+    str,
+    FieldInfo(
+        "Limit that was reached: `address`, `connections`, `platform`, `platforms`, "
+        "`descriptors`, `token`, `caller`, `callers`, `new-keys` or `other`.",
+        characters=64,
+    ),
+]
 KbsUrl = Annotated[str, FieldInfo("URL of the HTTP listener, if there is one.", characters=512)]
 
 
@@ -713,6 +721,7 @@ class ConnectionRefused(Event):
 
     peer: Peer | None = None
     reason: Reason
+    limit: LimitName | None = None
 
 
 @event("connection.closed", by_peers=True)
@@ -767,6 +776,7 @@ class RequestFailed(Event):
     code: Code
     status: Status | None = None
     reason: Reason
+    limit: LimitName | None = None
 
 
 @event("request.unattested", by_peers=True)
