@@ -15,7 +15,7 @@ from typing import Any, Final
 import shtab
 
 from verdictd_py import __version__
-from verdictd_py.cli.management import appraisal_commands, storage_commands
+from verdictd_py.cli.management import appraisal_commands, console_commands, storage_commands
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection
 from verdictd_py.cli.management.command import Command
 from verdictd_py.cli.management.document_commands import open_problems
@@ -39,7 +39,11 @@ EXIT_INTERRUPTED: Final = 130
 MAX_TIMEOUT_SECONDS: Final = 86_400
 """A day; gRPC treats a number that is too large as a timeout of zero."""
 
-COMMANDS: Final = (*appraisal_commands.COMMANDS, *storage_commands.COMMANDS)
+COMMANDS: Final = (
+    *appraisal_commands.COMMANDS,
+    *storage_commands.COMMANDS,
+    *console_commands.COMMANDS,
+)
 
 ADDRESSES: Final = ("VERDICT_PY_CLIENT_API", "VERDICTD_CLIENT_API")
 """Variables with the address, in this order. The second is the daemon's, which `verdict-py` finds
