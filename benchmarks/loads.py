@@ -69,7 +69,7 @@ def held_connection(bench: Bench) -> Measurement:
     A first group of guests, which fills caches and the allocator's arenas, is not counted.
     """
     daemon = bench.daemon("tdx")
-    group = bench.number(25, 200)
+    group = bench.number(25, 100)  # seven groups are below the limit of one platform
     values = []
     bench.clients.call("hold", address=address_of(daemon), count=2 * group)
     daemon.settle()

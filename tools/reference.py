@@ -8,18 +8,22 @@ from __future__ import annotations
 import json
 import re
 import sys
+from argparse import Action
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tools import contents
-from verdictd_py.cli import daemon
+from tools import commandlines, contents
+from verdictd_py.cli import daemon, exitstatus, programs
+from verdictd_py.cli.completion import tree
+from verdictd_py.cli.completion.shells import SCRIPTS
+from verdictd_py.cli.management.schema import schema
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
 from verdictd_py.domain.events import CATALOGUE
 from verdictd_py.domain.eventtypes import FieldInfo
-from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE
+from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.floods import LINES_PER_MINUTE
 from verdictd_py.listeners.kbs import answers, description
 from verdictd_py.tees.registry import known_tees
@@ -40,6 +44,8 @@ def main(argv: list[str]) -> int:
     pages = {
         "configuration.md": "".join(configuration()),
         "verdict-py.md": "".join(commands()),
+        "verdict-py.schema.json": json.dumps(schema(), indent=1) + "\n",
+        "verdictd-py.md": "".join(command_lines()),
         "clientapi.md": "".join(api("clientapi")),
         "verdictd-v1.md": "".join(api("verdictd_v1")),
         "events.md": "".join(events()),
@@ -47,22 +53,22 @@ def main(argv: list[str]) -> int:
         "kbs-errors.md": "".join(kbs_errors()),
         "kbs-openapi.json": json.dumps(json.loads(description.document(known_tees())), indent=1)
         + "\n",
+        "exit-status.md": "".join(exit_statuses()),
     }
+    files = {TARGET / name: text for name, text in pages.items()}
+    files[tree.FILE] = tree.dump(programs.trees())
     different = [
-        name
-        for name, text in pages.items()
-        if not (TARGET / name).is_file() or (TARGET / name).read_text() != text
+        file for file, text in files.items() if not file.is_file() or file.read_text() != text
     ]
     if argv == ["check"]:
-        for name in different:
-            print(
-                f"docs/reference/{name} is not what its sources give: ./dev docs", file=sys.stderr
-            )
+        for file in different:
+            name = file.relative_to(ROOT)
+            print(f"{name} is not what its sources give: ./dev docs", file=sys.stderr)
         return 1 if different else 0
     TARGET.mkdir(parents=True, exist_ok=True)
-    for name in different:
-        (TARGET / name).write_text(pages[name])
-        print(f"docs/reference/{name}")
+    for file in different:
+        file.write_text(files[file])
+        print(file.relative_to(ROOT))
     return 0
 
 
@@ -71,7 +77,8 @@ def configuration() -> Iterator[str]:
     yield (
         "The command line wins over the environment, the environment over the TOML file of "
         "`--config FILE`\n(or `VERDICTD_CONFIG`), and that over the defaults. An unknown key "
-        "is an error.\n\n| option | value | TOML key | environment | default | meaning |\n"
+        "is an error. `-V`, `--version` prints the version.\n\n"
+        "| option | value | TOML key | environment | default | meaning |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
     )
     for names, value, text in daemon.OPTIONS:
@@ -102,7 +109,11 @@ def commands() -> Iterator[str]:
     for command in COMMANDS:
         arguments = " ".join(_argument(name, more) for name, more in command.arguments.items())
         yield _row(f"`{command.words}`", f"`{arguments}`" if arguments else "", command.help)
-    yield '| `completion` | `bash` or `zsh` | `eval "$(verdict-py completion bash)"` |\n'
+    yield (
+        f"| `completion` | `{'|'.join(SCRIPTS)}` | prints a script for the shell: "
+        'bash, `eval "$(verdict-py completion bash)"`; `verdictd-py completion --help` has the '
+        "others |\n"
+    )
     yield (
         "\n## How to reach the broker, and what is written\n\n"
         "Before the command or behind it (`-p` before it only).\n\n"
@@ -123,6 +134,67 @@ def commands() -> Iterator[str]:
         "| 1 | the broker refused, or a tested policy does not allow |\n"
         "| 2 | the command line is wrong, or a file that it names |\n| 3 | no broker reached |\n"
     )
+
+
+def exit_statuses() -> Iterator[str]:
+    yield (
+        f"{NOTE}\n# Exit statuses\n\nOf both programs and all their commands. A status has the "
+        "same meaning everywhere; a command\nthat describes it more exactly is below.\n\n"
+        "| status | meaning |\n| --- | --- |\n"
+    )
+    for number, meaning in exitstatus.COMMON:
+        yield _row(str(number), meaning)
+    yield _row("130", "interrupted by Ctrl-C")
+    yield _row("141", "the reader of the output closed the pipe (`verdictd-py`)")
+    yield "\n| command | 0 | 1 | 2 | 3 |\n| --- | --- | --- | --- | --- |\n"
+    for program in programs.PROGRAMS:
+        for words, meanings in exitstatus.statuses(program):
+            texts = dict(meanings)
+            yield _row(f"`{words}`", *(texts.get(number, "-") for number in range(4)))
+
+
+def command_lines() -> Iterator[str]:
+    yield (
+        f"{NOTE}\n# Commands of verdictd-py\n\n`verdictd-py` without a command is the daemon: "
+        "[configuration](configuration.md). The others need no daemon.\nExit status 0 done, 1 "
+        "refused, 2 wrong command line, unless the command says otherwise.\n"
+    )
+    for words, parser in commandlines.parsers():
+        if not words.startswith("verdictd-py "):
+            continue
+        depth = "#" * min(len(words.split()), 3)
+        yield f"\n{depth} {words}\n"
+        if parser.description:
+            yield f"\n{_escaped(parser.description)}\n"
+        rows = [
+            *((_value(action), "-", action) for action in commandlines.arguments(parser)),
+            *(
+                (f"`{'`, `'.join(action.option_strings)}`", _value(action), action)
+                for action in commandlines.options(parser)
+            ),
+        ]
+        if rows:
+            yield "\n| option | value | meaning |\n| --- | --- | --- |\n"
+        for names, value, action in rows:
+            yield _row(names, value, _meaning(action))
+        if parser.epilog:
+            yield f"\n```text\n{parser.epilog}\n```\n"
+
+
+def _meaning(action: Action) -> str:
+    text = " ".join((action.help or "").split()) % {"default": action.default, "prog": ""}
+    return _escaped(text)
+
+
+def _value(action: Action) -> str:
+    if action.nargs == 0:
+        return "-"
+    value = action.metavar or "\\|".join(map(str, action.choices or ())) or action.dest.upper()
+    return f"`{value}`".replace("\\|", "|")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("<", "\\<")
 
 
 def kbs_errors() -> Iterator[str]:

@@ -14,7 +14,7 @@ import tomllib
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -28,6 +28,7 @@ from pydantic import (
 
 from verdictd_py.domain import addresses
 from verdictd_py.domain.names import KeyId
+from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
@@ -43,6 +44,10 @@ DEFAULT_CLIENT_API: Final = addresses.DEFAULT_CLIENT_API
 MAX_GRACE_DAYS: Final = 90
 MAX_WORKERS: Final = 128
 """Maximum number of guest workers: each has some 140 MiB of memory."""
+
+# No other installed package may change how settings are read, and pydantic would look for such
+# plug-ins in all of them, which takes milliseconds of the start.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 Address = addresses.Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -157,6 +162,11 @@ class Settings(BaseModel):
     drain_timeout: Seconds = 5
     audit_mode: Literal["0600", "0640"] = "0600"
     audit_group: str | None = None
+    audit_key: Path | None = None
+    audit_rotate_bytes: Annotated[int, Field(ge=4096)] | None = 256 * 1024 * 1024
+    audit_rotate_hours: Annotated[float, Field(gt=0)] | None = None
+    audit_keep_days: Annotated[float, Field(gt=0)] | None = None
+    audit_keep_bytes: Annotated[int, Field(ge=4096)] | None = None
     log_format: Literal["text", "json"] = "text"
     workers: int | Literal["auto"] = 1
 
@@ -177,6 +187,7 @@ class Settings(BaseModel):
         *("data_dir", "collateral", "collateral_ca", "collateral_api_key_file"),
         *("client_api_cert", "client_api_key", "client_api_ca", "client_api_roles"),
         *("kbs_tls_cert", "kbs_tls_key", "kbs_admins", "kbs_token_key", "kbs_sessions"),
+        "audit_key",
         mode="before",
     )
     @classmethod
@@ -395,10 +406,11 @@ def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
         file = Path(named)
     table = {} if file is None else _read_toml(file)
     environment = _read_environment()
+    values = {**table, **environment, **flags}
     try:
-        settings = Settings(**{**table, **environment, **flags})
+        settings = Settings(**values)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, flags, set(environment), file)) from None
+        raise ConfigError(_one_line(error, flags, set(environment), file, values)) from None
     settings._file = file  # noqa: SLF001  # not a setting of any source
     return settings
 
@@ -449,11 +461,16 @@ def _refuse_unknown_environment() -> None:
         if name.upper() not in known and not name.startswith(GUEST_PREFIX):
             raise ConfigError(
                 f"{name} in the environment is not a setting: unset it, or correct it"
+                f"{did_you_mean(name.upper(), known)}"
             )
 
 
 def _one_line(
-    error: ValidationError, flags: dict[str, Any], environment: set[str], file: Path | None
+    error: ValidationError,
+    flags: dict[str, Any],
+    environment: set[str],
+    file: Path | None,
+    values: dict[str, Any],
 ) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     key = str(first["loc"][0]) if first["loc"] else "settings"
@@ -464,5 +481,12 @@ def _one_line(
     else:
         where = f"{key} in {file}"
     if first["type"] == "extra_forbidden":
-        return f"{where} is not a setting: remove it, or correct its name (see verdictd-py --help)"
+        known = [name.replace("_", "-") if key in flags else name for name in Settings.model_fields]
+        hint = did_you_mean(key, known) or " (see verdictd-py --help)"
+        return f"{where} is not a setting: remove it, or correct its name{hint}"
+    if first["type"] == "literal_error":
+        choices = [str(one) for one in get_args(Settings.model_fields[key].annotation) if one]
+        value = str(values[key])
+        hint = did_you_mean(value, choices)
+        return f"{where}: {value!r} is not one of {', '.join(choices)}{hint}"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"

@@ -142,7 +142,7 @@ class TestOutages:
         Outage(broker)
         async with pending(broker) as guest:
             listed = await verdict(broker, "guest", "list", "connected", "--json")
-            (one,) = json.loads(listed.stdout)
+            (one,) = listed.items
             assert (one["standing"], one["code"]) == ("not appraised", "policy-unavailable")
             assert (await verdict(broker, "guest", "disconnect", one["id"])).status == 0
             assert await rest(guest) == b""

@@ -141,9 +141,9 @@ def test_rounds_alternate_after_one_that_is_not_counted() -> None:
 
 
 def test_cpu_time_is_that_of_the_process() -> None:
-    before = time.process_time()
+    before = time.process_time()  # window: the clock itself is tested
     read = cpu_seconds(os.getpid())
-    assert before <= read <= time.process_time()
+    assert before <= read <= time.process_time()  # window: as above
 
 
 def test_the_audit_file_has_a_valid_chain() -> None:
@@ -153,7 +153,7 @@ def test_the_audit_file_has_a_valid_chain() -> None:
 def test_large_data_has_the_requested_sizes(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", keys=7, audit_lines=5, reference_values=3)
     assert len(list((data / "keys").iterdir())) == 7
-    (audit,) = (data / "audit").iterdir()
+    (audit,) = (data / "audit").glob("*.jsonl")
     assert len(audit.read_bytes().splitlines()) == 5
     assert len(json.loads((data / "opa" / "tdxData").read_text())["mrTd"]) == 3
 

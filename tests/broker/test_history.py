@@ -26,6 +26,7 @@ from verdictd_py.errors import (
     QuoteInvalid,
     Reason,
     ReasonKind,
+    RequestError,
     TcbStatusRefused,
 )
 
@@ -278,3 +279,29 @@ def test_the_number_of_ids_in_a_row_is_limited() -> None:
     assert (last.times, len(last.earlier)) == (MAX_EARLIER + 5, MAX_EARLIER)
     with pytest.raises(NotFound):
         history.find(OPERATOR, "id0")
+
+
+def test_a_unique_prefix_of_an_id_or_of_the_evidence_names_a_judgement() -> None:
+    history = History()
+    for judgement in judged(appraisal(12, policy_refused(RTMR1)), appraisal(13)):
+        history.remember(judgement)
+    assert history.find_by_prefix(OPERATOR, "id12").id == "id12"
+    assert history.find_by_prefix(OPERATOR, "").id == "id12"  # the last that was not accepted
+    with pytest.raises(RequestError) as ambiguous:
+        history.find_by_prefix(OPERATOR, "id1")
+    assert str(ambiguous.value).startswith("several guests begin with 'id1': id12, id13; ")
+    with pytest.raises(RequestError, match="id12, id13"):  # both presented the same evidence
+        history.find_by_prefix(OPERATOR, VERIFIED.digest[:8])
+    with pytest.raises(NotFound):
+        history.find_by_prefix(OPERATOR, "id2")
+    with pytest.raises(NotFound):  # nothing is pinned by a prefix
+        history.pinnable(OPERATOR, "id1")
+    with pytest.raises(NotAuthorized):
+        history.find_by_prefix(Caller("wrapper", ROLES["wrap"]), "id1")
+
+
+def test_an_exact_id_wins_over_longer_ones() -> None:
+    history = History()
+    for judgement in judged(appraisal(1), appraisal(11)):
+        history.remember(judgement)
+    assert history.find_by_prefix(OPERATOR, "id1").id == "id1"

@@ -258,6 +258,19 @@ def test_the_start_loads_neither_the_http_client_nor_the_library_of_tokens() -> 
     assert done.stdout.strip() == "[]"
 
 
+def test_no_other_package_changes_how_settings_are_read() -> None:
+    """pydantic would search all installed packages for plug-ins, and load them."""
+    program = (
+        "import verdictd_py.config\n"
+        "from pydantic.plugin import _loader\n"
+        "print(_loader._plugins, *_loader.get_plugins())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "None"
+
+
 def test_a_command_leaves_the_collector_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     """The start turns it off; a caller in the same process would lose memory and descriptors."""
     with pytest.raises(SystemExit):

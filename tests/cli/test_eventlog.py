@@ -52,13 +52,29 @@ def test_show_reports_which_events_are_proved(
 ) -> None:
     ended = run(capfdbinary, "show", files["log"])
     assert ended.status == 0
-    assert ended.stdout.count(b"\n") == 43
-    assert b"rtmr2 0x0000000d" in ended.stdout
+    assert ended.stdout.count(b"\n") == 2 * 43
+    assert b"rtmr2 EV_IPL kernel_cmdline: " in ended.stdout
     assert b"not provable" in ended.stdout
     found = run(capfdbinary, "show", "--json", files["log"], "--quote", files["quote"]).json
     assert found["mismatches"] == []
     assert found["claims"]["secureBoot"] is False
     assert len(json.dumps(found)) > 1000
+
+
+def test_show_names_event_types_and_uefi_variables(
+    files: dict[str, str], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    shown = run(capfdbinary, "show", files["log"]).stdout.decode()
+    variable = "EV_EFI_VARIABLE_DRIVER_CONFIG SecureBoot (EFI_GLOBAL_VARIABLE): 0 (off)"
+    assert f"rtmr0 {variable}\n" in shown
+    assert "dbx (EFI_IMAGE_SECURITY_DATABASE): " in shown
+    assert "rtmr1 EV_EFI_BOOT_SERVICES_APPLICATION \\" in shown
+    events = run(capfdbinary, "show", "--json", files["log"]).json["events"]
+    (secure_boot,) = [e for e in events if e.get("variable", {}).get("name") == "SecureBoot"]
+    assert secure_boot["variable"]["value"] == "00"
+    assert secure_boot["typeName"] == "EV_EFI_VARIABLE_DRIVER_CONFIG"
+    assert secure_boot["register"] == "rtmr0"
+    assert secure_boot["proved"] is True
 
 
 @pytest.mark.parametrize(

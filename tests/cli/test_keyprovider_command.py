@@ -75,8 +75,13 @@ class TestRecords:
     def test_a_created_key_is_in_the_audit_trail(self, tmp_path: Path) -> None:
         answer = run(command(tmp_path, wrap_input("Enabled")))
         kid = packet_in(answer.json)["kid"]
-        (file,) = (tmp_path / "audit").iterdir()
-        records = [json.loads(line) for line in file.read_text().splitlines()]
+        (file,) = (tmp_path / "audit").glob("*.jsonl")
+        began, head, *records, last = map(json.loads, file.read_text().splitlines())
+        assert [record["event"] for record in (began, head, last)] == [
+            "audit.began",
+            "audit.head",
+            "audit.head",
+        ]
         assert [record["event"] for record in records] == ["key.created", "image-key.wrapped"]
         caller = f"uid {os.getuid()}, verdictd-py keyprovider"
         assert [record["fields"]["caller"] for record in records] == [caller] * 2
@@ -94,13 +99,13 @@ class TestRecords:
 
     def test_a_refused_request_leaves_no_file(self, tmp_path: Path) -> None:
         assert run(command(tmp_path, wrap_input("no-such-key"))).status == 1
-        assert not list((tmp_path / "audit").iterdir())
+        assert not list((tmp_path / "audit").glob("*.jsonl"))
 
     def test_files_are_shared_as_those_of_the_daemon(self, tmp_path: Path) -> None:
         (tmp_path / "audit").mkdir()
         (tmp_path / "audit").chmod(0o2750)
         run(command(tmp_path, wrap_input("Enabled")))
-        (file,) = (tmp_path / "audit").iterdir()
+        (file,) = (tmp_path / "audit").glob("*.jsonl")
         assert file.stat().st_mode & 0o777 == 0o640
 
 

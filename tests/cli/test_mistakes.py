@@ -33,7 +33,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "unknown verifier": ("nosuch", "tdx", "sgx"),
     "nullverifier": ("nullverifier", "--insecure-nullverifier"),
     "unknown option": ("--nosuch", "see verdictd-py --help"),
-    "abbreviated option": ("--verif", "see verdictd-py --help"),
+    "abbreviated option": ("--verif", "did you mean '--verifier'?", "verdictd-py --help"),
     "unknown command": ("frobnicate", "see verdictd-py --help"),
     "option without value": ("--listen", "see verdictd-py --help"),
     "attester": ("cannot get a TDX quote from", "not a TDX guest"),

@@ -175,7 +175,15 @@ class TestCoverage:
         assert (ended.status, ended.stderr) == (0, "")
         found = ended.json
         assert list(found) == [
-            *("guests", "accepted", "refused", "rules", "neverDecided", "linesNotReached"),
+            *(
+                "schema",
+                "guests",
+                "accepted",
+                "refused",
+                "rules",
+                "neverDecided",
+                "linesNotReached",
+            ),
             "problems",
         ]
         assert (found["guests"], found["accepted"], found["refused"]) == (3, 1, 2)

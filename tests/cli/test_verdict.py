@@ -6,8 +6,6 @@ import asyncio
 import base64
 import json
 import re
-import subprocess
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -166,8 +164,9 @@ async def test_keys_are_managed_without_disclosing_their_bytes(broker: RunningBr
     assert said(await verdict(broker, "key", "create", "default/key/1")) == "default/key/1"
     made = said(await verdict(broker, "key", "create"))
     (broker.data / "keys" / "short").write_bytes(b"x")
-    listed = (await verdict(broker, "key", "list", "--json")).stdout
-    found = {key["name"]: key for key in json.loads(listed)}
+    ended = await verdict(broker, "key", "list", "--json")
+    listed = ended.stdout
+    found = {key["name"]: key for key in ended.items}
     assert set(found) == {KID, "default/key/1", made, "short"}
     assert found["short"]["problem"] == "a key has 32 bytes"
     assert found[KID]["size"] == 32
@@ -184,9 +183,7 @@ async def test_keys_are_managed_without_disclosing_their_bytes(broker: RunningBr
 async def test_lists_longer_than_a_page_are_complete(broker: RunningBroker) -> None:
     for number in range(1005):
         (broker.data / "keys" / f"k{number:04}").write_bytes(KEY)
-    names = [
-        key["name"] for key in json.loads((await verdict(broker, "key", "list", "--json")).stdout)
-    ]
+    names = [key["name"] for key in (await verdict(broker, "key", "list", "--json")).items]
     assert names == [KID, *(f"k{number:04}" for number in range(1005))]
 
 
@@ -204,7 +201,7 @@ async def test_image_files_are_managed_by_commands(broker: RunningBroker, files:
     for name, cause in (("cosign-key", "not a PEM public key"), ("credential", "not valid JSON")):
         ended = await verdict(broker, name, "set", str(files / "bad"))
         assert cause in ended.complaint(1, "verdict-py")
-    listed = json.loads((await verdict(broker, "resource", "list", "--json")).stdout)
+    listed = (await verdict(broker, "resource", "list", "--json")).items
     assert {each["file"] for each in listed} == {
         *("image/policy.json", "image/sigstore.yaml", "image/cosign.key", "image/auth.json"),
     }
@@ -267,52 +264,3 @@ async def test_policies_and_reference_data_are_managed_by_commands(
     assert shown["unpinned"] == ["mrEnclave", "mrSigner"]
     ended = await verdict(broker, "reference", "set", "sgxPolicy.rego", str(files / "data"))
     assert "is the name of a policy" in ended.complaint(1, "verdict-py")
-
-
-# What bash does when the last word is to be completed.
-COMPLETING = """
-eval "$(cat)"
-COMP_WORDS=(verdict-py "$@")
-COMP_CWORD=$#
-$(complete -p verdict-py | sed 's/.* -F \\([^ ]*\\) .*/\\1/')
-printf '%s\\n' "${COMPREPLY[@]}"
-"""
-
-
-@pytest.mark.parametrize(
-    ("words", "completed"),
-    [
-        (("ref",), ["reference"]),
-        (("reference", "pi"), ["pin"]),
-        (("reference", "pin", "--f"), ["--from", "--field"]),
-        (("guest", "list", "acc"), ["accepted"]),
-        (("-c", "127.0.0.1:1", "key", "li"), ["list"]),
-        (("--set-o",), ["--set-opa-policy", "--set-opa-reference"]),
-        (("policy", "set", "x", "/etc/pass"), ["/etc/passwd"]),
-        (("--import-gpg-key", "/etc/pass"), ["/etc/passwd"]),
-    ],
-    ids=" ".join,
-)
-def test_bash_completes_commands_and_files(words: tuple[str, ...], completed: list[str]) -> None:
-    process = subprocess.run(
-        ["bash", "-c", COMPLETING, "bash", *words],
-        input=_completion("bash"),
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
-    found = process.stdout.decode().split()
-    assert [word for word in found if word != "/etc/passwd-"] == completed
-
-
-def test_zsh_completes_commands_and_options() -> None:
-    script = _completion("zsh")
-    for said in (b"#compdef verdict-py", b"reference", b"pin", b"--field"):
-        assert said in script
-
-
-@cache
-def _completion(shell: str) -> bytes:
-    ended = asyncio.run(verdict("127.0.0.1:1", "completion", shell))
-    assert ended.status == 0
-    return ended.stdout

@@ -97,7 +97,7 @@ class TestMistakes:
             ("idle_timeout = 0", "idle_timeout in "),
             ("idle_timeout = -1", "idle_timeout in "),
             ('tls = "mbedtls"', "tls in .*openssl"),
-            ('attester = "snp"', "'nullattester' or 'tdx'"),
+            ('attester = "snp"', "'snp' is not one of nullattester, tdx"),
             ("insecure_nullverifier = true", "command line only"),
             ('unsafe_tdx_root_ca = "x"', "--unsafe-tdx-root-ca"),
             ("[listen]", "listen in "),
@@ -180,7 +180,7 @@ def test_only_loopback_is_local(text: str, local: bool) -> None:
 def test_every_setting_has_an_option_and_every_option_a_setting() -> None:
     options = {
         action.dest
-        for action in daemon._parser()._actions
+        for action in daemon.build_parser()._actions
         if action.dest not in {"help", "version", "config"}
     }
     tables = {"tee"}  # of the configuration file alone

@@ -49,6 +49,15 @@ def test_a_refusal_that_no_policy_decided_is_known(verdict: str, code: str, faul
     assert found.fault == fault
 
 
+def test_the_output_of_guest_list_has_several_guests() -> None:
+    items = [
+        {"verdict": "refused", "claims": {"a": 1}},
+        {"verdict": "accepted", "claims": {"a": 2}},
+    ]
+    document = json.dumps({"schema": "verdictd.v1/guest-list", "items": items}).encode()
+    assert [guest.claims for guest in read_recorded(document, "f")] == [{"a": 1}, {"a": 2}]
+
+
 def test_a_list_has_several_guests() -> None:
     report = {"verdict": "accepted", "tee": "sgx", "claims": CLAIMS}
     found = read_recorded(written([report, CLAIMS]), "f")

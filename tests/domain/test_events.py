@@ -32,15 +32,16 @@ WARNINGS = {
     "warning.other-daemon",
     "warning.storage", "warning.task", "warning.unpinned", "warning.worker", "wrap.refused",
 }  # fmt: skip
-LIMITED = {"guest.refused", "guest.not-judged"}
+LIMITED = {"guest.refused", "guest.not-judged", "release.refused"}
 AUDITED = {
     "console.link-created", "console.signed-in",
+    "audit.began", "audit.head", "audit.named", "audit.pruned",
     "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
     "daemon.stopped", "file.changed", "guest.accepted", "guest.disconnected",
     "image-key.unwrapped",
     "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",
-    "reference.retired", "release.refused", "resource.deleted", "resource.exported",
+    "reference.retired", "resource.deleted", "resource.exported",
     "resource.set", "secret.released", "unsafe.option", "warning.reload", "warning.worker",
     "worker.started", "worker.stopped",
 }  # fmt: skip

@@ -10,7 +10,7 @@ import os
 import pkgutil
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 
@@ -36,7 +36,8 @@ from verdictd_py.domain.events import (
 from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE, AuditTrail
+from verdictd_py.events.audit import AuditTrail
+from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.chain import sealed, verify
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.simulator import SimulatedPlatform
@@ -85,13 +86,23 @@ def lines(directory: Path) -> list[bytes]:
     return file.read_bytes().splitlines(keepends=True)
 
 
+OWN = 2
+"""Records that the trail writes about itself at the beginning of a file: `audit.began`, a head."""
+
+
+def records(directory: Path) -> list[dict[str, Any]]:
+    """Return the records of events that others cause."""
+    decoded = [json.loads(line) for line in lines(directory)]
+    return [line for line in decoded if line["event"] not in ("audit.began", "audit.head")]
+
+
 def test_records_are_kept_in_order_and_verify(trail: AuditTrail, tmp_path: Path) -> None:
     for number in range(5):
         trail.record(released(f"keys/{number}"))
     trail.record(RequestAnswered(peer="192.0.2.1:5", command="version", answer_bytes=2))
-    kept = lines(tmp_path)
-    assert [json.loads(line)["fields"]["path"] for line in kept] == [f"keys/{n}" for n in range(5)]
-    assert verify(iter(kept))[0] == 5
+    kept = [record["fields"]["path"] for record in records(tmp_path)]
+    assert kept == [f"keys/{number}" for number in range(5)]
+    assert verify(iter(lines(tmp_path)))[0] == OWN + 5
     (file,) = tmp_path.glob("*.jsonl")
     assert file.stat().st_mode & 0o777 == 0o600
 
@@ -103,7 +114,7 @@ def test_every_damage_shows(trail: AuditTrail, tmp_path: Path, damage: str) -> N
     kept = lines(tmp_path)
     match damage:
         case "change":
-            kept[1] = kept[1].replace(b"keys/1", b"keys/9")
+            kept[3] = kept[3].replace(b"keys/1", b"keys/9")
         case "remove":
             del kept[1]
         case "swap":
@@ -136,9 +147,9 @@ def test_another_spelling_of_a_record_shows(
     for number in range(4):
         trail.record(released(f"keys/{number}"))
     kept = lines(tmp_path)
-    assert written in kept[1]
-    kept[1] = kept[1].replace(written, forged)
-    with pytest.raises(StorageError, match="line 2 was changed after it was written"):
+    assert written in kept[3]
+    kept[3] = kept[3].replace(written, forged)
+    with pytest.raises(StorageError, match="line 4 was changed after it was written"):
         verify(iter(kept))
 
 
@@ -149,11 +160,11 @@ def test_a_line_changed_and_sealed_again_does_not_fit_the_next(
     for number in range(3):
         trail.record(released(f"keys/{number}"))
     kept = lines(tmp_path)
-    members = json.loads(kept[1])
+    members = json.loads(kept[3])
     del members["digest"]
     members["fields"]["path"] = "keys/9"
-    kept[1], _ = sealed(members, members["previous"])
-    with pytest.raises(StorageError, match="line 3 does not follow the line before it"):
+    kept[3], _ = sealed(members, members["previous"])
+    with pytest.raises(StorageError, match="line 5 does not follow the line before it"):
         verify(iter(kept))
 
 
@@ -190,16 +201,17 @@ def test_unauthenticated_peers_cannot_fill_the_disk(tmp_path: Path) -> None:
     for _ in range(MAX_LIMITED_PER_MINUTE + 50):
         trail.record(REFUSED)
     trail.record(released("keys/x"))
-    assert len(lines(tmp_path)) == MAX_LIMITED_PER_MINUTE + 1
+    assert len(records(tmp_path)) == MAX_LIMITED_PER_MINUTE + 1
     clock.now = 61
     trail.record_omitted()
     trail.record_omitted()
     trail.record(REFUSED)
-    kept = [json.loads(line) for line in lines(tmp_path)]
+    kept = records(tmp_path)
     assert [line["event"] for line in kept[-2:]] == ["audit.not-kept", "guest.refused"]
-    assert kept[-2]["fields"] == {"refusals": 50, "failed": 0}
-    assert log.of(AuditNotKept) == [AuditNotKept(refusals=50, failed=0)]
-    assert verify(iter(lines(tmp_path)))[0] == MAX_LIMITED_PER_MINUTE + 3
+    assert kept[-2]["fields"] == {"refusals": 50, "failed": 0, "unauthenticated": 50}
+    assert log.of(AuditNotKept) == [AuditNotKept(refusals=50, failed=0, unauthenticated=50)]
+    assert len(kept) == MAX_LIMITED_PER_MINUTE + 3
+    verify(iter(lines(tmp_path)))
 
 
 async def test_what_cannot_be_recorded_is_not_released(
@@ -262,8 +274,8 @@ def test_an_event_is_audited_before_it_is_logged(tmp_path: Path) -> None:
     trail.open()
     trail.record(released("keys/1"))
     trail.record(REFUSED)
-    assert log.names == ["audit.opened", "secret.released", "guest.refused"]
-    assert log.counts == [0, 1, 2]
+    assert log.names == ["audit.opened", "audit.head", "secret.released", "guest.refused"]
+    assert log.counts == [0, OWN, OWN + 1, OWN + 2]
 
 
 def test_an_event_that_cannot_be_audited_is_not_logged(
@@ -278,20 +290,20 @@ def test_an_event_that_cannot_be_audited_is_not_logged(
     with pytest.raises(StorageError):
         trail.record(released("keys/1"))
     monkeypatch.undo()
-    assert log.names == ["audit.opened"]
+    assert log.names == ["audit.opened", "audit.head"]
 
 
 def test_the_form_of_a_line_is_unchanged(trail: AuditTrail, tmp_path: Path) -> None:
     """Existing files and the tools that read them depend on each byte."""
     trail.record(ResourceSet(caller="uid 0", path="resources/a/b/\u00fc", content=SecretBytes(KEY)))
     trail.record(REFUSED)
-    first, second = lines(tmp_path)
+    first, second = lines(tmp_path)[OWN:]
     time = r'"time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00"'
     digest = r'"digest":"([0-9a-f]{64})"'
     match = re.fullmatch(
         r"\{" + digest + r',"event":"resource.set","fields":'
         r'\{"caller":"uid 0","content":"<32 secret bytes>","path":"resources/a/b/\\u00fc"\},'
-        r'"number":0,"previous":"0{64}",' + time + r"\}\n",
+        r'"number":2,"previous":"[0-9a-f]{64}",' + time + r"\}\n",
         first.decode("ascii"),
     )
     assert match is not None
@@ -299,7 +311,7 @@ def test_the_form_of_a_line_is_unchanged(trail: AuditTrail, tmp_path: Path) -> N
         r"\{" + digest + r',"event":"guest.refused","fields":\{"appraisal":"a1",'
         r'"code":"policy-refused","evidence":null,"form":"test","peer":"192.0.2.1:5",'
         r'"reasons":\["r1","r2"\],"tcb_status":null,"tee":null\},'
-        r'"number":1,"previous":"' + match[1] + '",' + time + r"\}\n"
+        r'"number":3,"previous":"' + match[1] + '",' + time + r"\}\n"
     )
     assert re.fullmatch(expected, second.decode("ascii"))
 
@@ -324,9 +336,9 @@ class VendorRebooted(Event):
 
 def test_an_event_of_a_plug_in_is_audited(trail: AuditTrail, tmp_path: Path) -> None:
     trail.record(VendorRebooted(host="a-long-host-name"))
-    (line,) = lines(tmp_path)
-    assert json.loads(line)["event"] == "vendor.rebooted"
-    assert json.loads(line)["fields"] == {"host": "a-long-h...[8 more characters]"}
+    (record,) = records(tmp_path)
+    assert record["event"] == "vendor.rebooted"
+    assert record["fields"] == {"host": "a-long-h...[8 more characters]"}
 
 
 def test_a_half_written_line_is_taken_back(
@@ -340,7 +352,7 @@ def test_a_half_written_line_is_taken_back(
         trail.record(released("keys/2"))
     monkeypatch.undo()
     trail.record(released("keys/3"))
-    assert verify(iter(lines(tmp_path)))[0] == 3
+    assert verify(iter(lines(tmp_path)))[0] == OWN + 3
 
 
 def test_a_directory_that_is_gone_stops_the_start(tmp_path: Path) -> None:
@@ -354,10 +366,10 @@ def test_the_command_says_which_file_was_changed(
     trail.record(released("keys/1"))
     (file,) = tmp_path.glob("*.jsonl")
     assert command.run(["verify", str(file)]) == 0
-    assert "1 records, digest " in capsys.readouterr().out
+    assert "3 records, digest " in capsys.readouterr().out
     file.write_bytes(file.read_bytes().replace(b"keys/1", b"keys/2"))
     assert command.run(["verify", str(file)]) == 1
-    assert "line 1 was changed" in capsys.readouterr().err
+    assert "line 3 was changed" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="cannot read"):
         command.run(["verify", str(tmp_path / "none")])
 
@@ -375,7 +387,7 @@ def test_the_limit_starts_again_after_each_minute(tmp_path: Path) -> None:
         trail.record_omitted()
         expected += [extra] if extra else []
     trail.record(released("keys/x"))
-    kept = [json.loads(line) for line in lines(tmp_path)]
+    kept = records(tmp_path)
     omitted = [line["fields"]["refusals"] for line in kept if line["event"] == "audit.not-kept"]
     assert omitted == expected
     assert len(kept) == 4 * MAX_LIMITED_PER_MINUTE + len(expected) + 1
@@ -394,5 +406,5 @@ def test_the_log_names_the_file(trail: AuditTrail, log: RecordedEvents, tmp_path
 def test_a_closed_trail_only_logs(trail: AuditTrail, log: RecordedEvents, tmp_path: Path) -> None:
     trail.close()
     trail.record(released("keys/x"))
-    assert lines(tmp_path) == []
+    assert records(tmp_path) == []
     assert log.of(SecretReleased)

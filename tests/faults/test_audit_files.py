@@ -23,7 +23,7 @@ root_only = pytest.mark.skipif(os.getuid() != 0, reason="only root can change gr
 
 def files(data: Path) -> list[tuple[int, int]]:
     """Return mode and group of each audit file."""
-    statuses = [path.stat() for path in (data / "audit").iterdir()]
+    statuses = [path.stat() for path in (data / "audit").glob("*.jsonl")]
     return [(stat.S_IMODE(status.st_mode), status.st_gid) for status in statuses]
 
 

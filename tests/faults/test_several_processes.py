@@ -15,6 +15,8 @@ from tests.faults.acknowledging import CERTIFICATES, LISTS
 from tests.support.command import environment
 from tests.support.vectors import input_file
 from verdictd_py.events.chain import verify
+from verdictd_py.events.scan import files_of, scan
+from verdictd_py.events.verification import verified
 
 LIVES = 3
 """Kills of each of the four brokers."""
@@ -90,7 +92,7 @@ async def test_no_acknowledged_change_of_four_brokers_is_lost(tmp_path: Path) ->
 
 def _every_change_has_its_record(root: Path, all_reported: list[Acknowledged]) -> None:
     recorded = Counter[tuple[str, str]]()
-    for file in (root / "audit").iterdir():
+    for file in (root / "audit").glob("*.jsonl"):
         lines = file.read_bytes().splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()  # a kill within a write
@@ -98,7 +100,9 @@ def _every_change_has_its_record(root: Path, all_reported: list[Acknowledged]) -
         for record in map(json.loads, lines):
             fields = record["fields"]
             recorded[record["event"], str(fields.get("kid") or fields.get("name"))] += 1
-    assert len(list((root / "audit").iterdir())) == LIVES * len(all_reported)
+    scans = [scan(path) for path in files_of(root / "audit")]
+    assert verified(scans, complete=True).problems == ()
+    assert len(list((root / "audit").glob("*.jsonl"))) == LIVES * len(all_reported)
     for reported in all_reported:
         for name, state in reported.certain("set").items():
             assert recorded["reference.added", name]

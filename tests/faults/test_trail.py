@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.chain import verify
 from verdictd_py.guest.connection import BrokerRefused
 
+OWN = 2
+"""Records that the trail writes about itself at the beginning of a file: `audit.began`, a head."""
+
 
 def created(number: int) -> KeyCreated:
     return KeyCreated(caller="uid 0", kid=f"key-{number}")
@@ -35,11 +39,13 @@ def created(number: int) -> KeyCreated:
 def files(directory: Path) -> list[Path]:
     """Return the files of the trail, the oldest first."""
     found = list(directory.glob("*.jsonl"))
-    return sorted(found, key=lambda path: [record.get("time") for record in records(path)][:1])
+    return sorted(found, key=lambda path: path.read_bytes().partition(b'"time":')[2][:40])
 
 
 def records(*paths: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
+    """Return the records of events that others cause, and of what happened to the files."""
+    decoded = [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
+    return [record for record in decoded if record["event"] not in ("audit.began", "audit.head")]
 
 
 @pytest.fixture
@@ -88,19 +94,20 @@ async def test_the_trail_continues_in_a_new_file(
         "key.created"
     ] * 2
     fields = records(second)[0]["fields"]
-    assert (fields["file"], fields["records"]) == (f"audit/{first.name}", 3)
+    assert (fields["file"], fields["records"]) == (f"audit/{first.name}", OWN + 3)
     assert fields["digest"] == verify(iter(before.splitlines(keepends=True)))[1]
     if how in ("rename", "replace", "truncate"):
         assert first.with_suffix(".1").read_bytes() == before
-    assert verify(iter(second.read_bytes().splitlines(keepends=True)))[0] == 3
-    assert [event.spec.name for event in log.events[-4:]] == [
+    assert verify(iter(second.read_bytes().splitlines(keepends=True)))[0] == OWN + 3
+    assert [event.spec.name for event in log.events[-5:]] == [
         "audit.continued",
         "audit.opened",
+        "audit.head",
         "key.created",
         "key.created",
     ]
     await trail.commit(created(5))
-    assert verify(iter(second.read_bytes().splitlines(keepends=True)))[0] == 4
+    assert verify(iter(second.read_bytes().splitlines(keepends=True)))[0] == OWN + 4
 
 
 async def test_nothing_is_released_without_a_directory_for_the_trail(
@@ -231,7 +238,7 @@ def test_files_of_earlier_runs_are_not_read(tmp_path: Path, log: RecordedEvents)
     trail.open()
     trail.record(created(0))
     trail.close()
-    assert [event.records for event in log.of(AuditClosed)] == [1]
+    assert [event.records for event in log.of(AuditClosed)] == [OWN + 2]
 
 
 async def test_a_caller_that_disconnects_does_not_prevent_its_record(
@@ -324,15 +331,15 @@ async def test_a_count_that_cannot_be_recorded_is_counted_again(
     away = tmp_path / "away"
     away.mkdir()
     (file,) = files(tmp_path)
-    directory = trail._directory
-    trail._directory = away / "none"
+    making = trail._making
+    trail._making = replace(making, directory=away / "none")
     file.rename(away / file.name)
     with pytest.raises(StorageError):
         await trail.commit(created(0))
     trail.record_omitted()
     trail.record_omitted()
     assert log.of(AuditNotKept) == [AuditNotKept(refusals=0, failed=1)] * 2
-    trail._directory = directory
+    trail._making = making
     trail.record_omitted()
     trail.record_omitted()
     (continued,) = files(tmp_path)

@@ -42,7 +42,7 @@ class Owner:
 
     def audited(self, event: str) -> list[dict[str, Any]]:
         """The fields of each such event in the broker's audit trail."""
-        trail = (file.read_text() for file in (self.data / "audit").iterdir())
+        trail = (file.read_text() for file in (self.data / "audit").glob("*.jsonl"))
         records = [json.loads(line) for text in trail for line in text.splitlines()]
         return [record["fields"] for record in records if record["event"] == event]
 

@@ -23,6 +23,7 @@ from verdictd_py.storage import held, pools, resident
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import OPA, DirectoryDocumentStore
 from verdictd_py.storage.held import HeldFiles
+from verdictd_py.storage.watch import Watch
 
 POLICY = Name.parse("tdxPolicy.rego")
 DATA = Name.parse("tdxData")
@@ -47,7 +48,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return calls
 
 
-@pytest.fixture(params=[3600, -1], ids=["used a moment ago", "used long ago"])
+@pytest.fixture(
+    params=[(3600, False), (-1, False), (3600, True)],
+    ids=["used a moment ago", "used long ago", "watched"],
+)
 async def store(
     directory: Directory,
     reads: list[object],
@@ -55,11 +59,15 @@ async def store(
     request: pytest.FixtureRequest,
 ) -> DirectoryDocumentStore:
     """A store whose files are old enough to be cached, and cached."""
-    monkeypatch.setattr(held, "FRESH_SECONDS", request.param)
+    fresh_seconds, is_watched = request.param
+    monkeypatch.setattr(held, "FRESH_SECONDS", fresh_seconds)
     documents = document_store(directory)
-    documents._held = HeldFiles(OPA, lambda: time.time_ns() + LATER_NS)
-    for _ in range(2):
-        await documents.snapshot(NAMES)
+    watch = Watch.start() if is_watched else None
+    documents._held = HeldFiles(OPA, lambda: time.time_ns() + LATER_NS, watch=watch)
+    groups = (NAMES, (POLICY,), (DATA,))
+    for names in groups * 3:
+        await documents.snapshot(names)
+    assert bool(documents._held._compared) == is_watched
     reads.clear()
     return documents
 
@@ -122,6 +130,7 @@ async def test_names_that_were_not_used_for_a_second_may_not_be_in_memory(
     now = [1e9]  # seconds, far from those of the real clock
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr(held, "FRESH_SECONDS", 1.0)
+    store._held._watch = None  # a use that compares nothing says nothing about the memory
     await store.snapshot(NAMES)
 
     def evicted(*_: object) -> int:

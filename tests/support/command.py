@@ -55,6 +55,11 @@ class Ended:
         assert isinstance(found, dict)
         return found
 
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """The items of a list on standard output, which is one JSON document."""
+        return list(self.json["items"])
+
     def complaint(self, status: int, program: str = "verdictd-py") -> str:
         """The one line on standard error of a command that failed with `status`."""
         assert (self.status, self.stdout) == (status, b""), self

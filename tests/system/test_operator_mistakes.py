@@ -219,7 +219,7 @@ async def test_reference_data_under_a_name_that_nothing_reads_is_refused(
 
 async def test_documents_are_listed_and_deleted(broker: RunningBroker) -> None:
     store(broker, "opa/tdxpolicy.rego", OWN)
-    listed = json.loads((await verdict(broker, "policy", "list", "--json")).stdout)
+    listed = (await verdict(broker, "policy", "list", "--json")).items
     found = {each["name"]: each for each in listed}
     assert set(found) == set(stored(broker))
     assert found["tdxPolicy.rego"]["kind"] == "policy"
@@ -289,7 +289,7 @@ async def test_a_retired_set_is_deleted_only_if_values_stay_pinned(broker: Runni
     await verdict(broker, "reference", "add", "new", f"rtmr1={HONEST}")
     ended = await verdict(broker, *delete)
     assert (ended.status, ended.stdout) == (0, b"the set old is deleted\n")
-    listed = json.loads((await verdict(broker, "reference", "sets", "--json")).stdout)
+    listed = (await verdict(broker, "reference", "sets", "--json")).items
     assert [each["name"] for each in listed] == ["new"]
     assert await accepted(broker)
     line = (await verdict(broker, *delete)).complaint(1, "verdict-py")

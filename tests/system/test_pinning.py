@@ -43,10 +43,14 @@ async def test_a_refusal_is_explained_with_measured_and_expected_values(
         ]
         assert found["claims"]["rtmr1"] == HONEST
     text = (await verdict(broker, "explain", which)).stdout.decode()
-    (line,) = [line for line in text.splitlines() if line.startswith("rtmr1")]
-    assert line.split() == ["rtmr1", HONEST, OTHER]  # side by side, whole
+    lines = text.splitlines()
+    at = lines.index("rtmr1")
+    assert lines[at + 1].split() == ["measured", HONEST]  # whole, one below the other
+    assert lines[at + 2].split() == ["expected", OTHER]
+    differing = next(n for n, digit in enumerate(HONEST) if digit != OTHER[n])
+    assert lines[at + 3] == " " * (lines[at + 1].index(HONEST) + differing) + "^"
     assert f"verdict-py reference pin --from {which}" in text
-    listed = json.loads((await verdict(broker, "guest", "list", "--json")).stdout)
+    listed = (await verdict(broker, "guest", "list", "--json")).items
     assert [guest["id"] for guest in listed] == [which]
 
 
@@ -74,7 +78,7 @@ async def test_a_refused_guest_is_pinned_in_one_command(broker: RunningBroker) -
     assert reference(broker) == {"rtmr1": [OTHER, HONEST]}
     again = await verdict(broker, *pin, "--json")
     assert "accepted already" in again.stderr
-    assert again.stdout == b""
+    assert again.json["schema"] == "verdictd.v1/error"
     async with broker.guest() as guest:
         assert await guest.version() == "v1"
     (event,) = broker.events.named("reference.pinned")

@@ -93,7 +93,7 @@ async def test_a_new_policy_is_tested_with_the_data_in_force(
     assert refused.status == 1
     assert "reason: only machines of the first rack" in refused.stdout.decode()
     assert "in_rack  (undefined)" in refused.stdout.decode()
-    guest = json.loads((await verdict(broker, "guest", "list", "accepted", "--json")).stdout)[0]
+    guest = (await verdict(broker, "guest", "list", "accepted", "--json")).items[0]
     data = tmp_path / "rack-data"
     data.write_text(json.dumps({"rack": [guest["fmspc"]]}))
     accepted = await verdict(broker, *test, "--reference-file", str(data), "--json")

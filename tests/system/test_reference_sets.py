@@ -29,7 +29,7 @@ async def test_a_set_accepts_guests_until_it_is_retired(broker: RunningBroker) -
     ended = await verdict(broker, *pin, "--field", "rtmr1")
     only_remarks(ended)
     assert await accepted(broker)
-    listed = json.loads((await verdict(broker, "reference", "sets", "--json")).stdout)
+    listed = (await verdict(broker, "reference", "sets", "--json")).items
     assert [(each["name"], each["state"]) for each in listed] == [
         ("old-kernel", "in force"),
         ("prod", "in force"),
@@ -38,7 +38,8 @@ async def test_a_set_accepts_guests_until_it_is_retired(broker: RunningBroker) -
     assert listed[1]["values"] == [{"field": "rtmr1", "values": [HONEST]}]
     differ = await verdict(broker, "reference", "diff", "old-kernel", "prod", "--json")
     assert differ.status == 1
-    assert json.loads(differ.stdout) == [{"field": "rtmr1", "old-kernel": OTHER, "prod": HONEST}]
+    assert (differ.json["first"], differ.json["second"]) == ("old-kernel", "prod")
+    assert differ.json["fields"] == [{"field": "rtmr1", "first": [OTHER], "second": [HONEST]}]
     assert (await verdict(broker, "reference", "retire", "prod")).status == 0
     assert not await accepted(broker)
     assert (await verdict(broker, "reference", "retire", "old-kernel")).status == 0

@@ -43,7 +43,7 @@ DENY = "package policy\n\ndefault allow = false\n"
 def records(data: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the records of the audit trail by the end of the file's name: `worker1`, or ''."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((data / "audit").iterdir()):
+    for path in sorted((data / "audit").glob("*.jsonl")):
         writer = path.stem.split("-")[2:]
         lines = path.read_text().splitlines()
         found.setdefault("".join(writer), []).extend(map(json.loads, lines))
@@ -103,7 +103,7 @@ async def test_every_audit_file_verifies_and_names_its_writer(broker: RunningBro
     async with guests_of_every_worker(broker) as guests:
         assert await kek(guests[0]) == KEY
     await broker.daemon.stop()
-    files = sorted((broker.data / "audit").iterdir())
+    files = sorted((broker.data / "audit").glob("*.jsonl"))
     assert len(files) == 3
     verified = await asyncio.to_thread(run, Command(["audit", "verify", *map(str, files)]))
     assert verified.status == 0

@@ -38,8 +38,7 @@ Objects = list[dict[str, Any]]
 async def listed(broker: RunningBroker, *words: str) -> Objects:
     ended = await verdict(broker, "guest", "list", *words, "--json")
     assert ended.status == 0, ended
-    found: Objects = json.loads(ended.stdout)
-    return found
+    return ended.items
 
 
 def appraisals(data: Path, event: str) -> dict[str, str]:

@@ -72,6 +72,12 @@ def test_offsets_of_version_4() -> None:
     }
 
 
+def test_guests_of_one_image_share_their_measurements() -> None:
+    """Otherwise each connected guest occupies almost two KiB for values that all have."""
+    first, second = (body_claims(parse_quote(good_quote())) for _ in range(2))
+    assert all(first[name] is second[name] for name in first if name != "reportData")
+
+
 def _changed(at: int, replacement: bytes, data: bytes | None = None) -> bytes:
     quote = data or good_quote()
     return quote[:at] + replacement + quote[at + len(replacement) :]

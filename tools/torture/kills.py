@@ -86,7 +86,14 @@ async def trail(site: Site, ledger: Ledger) -> Row:
     """Verify every file of the audit trail, and that acknowledged keys are in it."""
     files = sorted((site.data / "audit").glob("*.jsonl"))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "verdictd_py.cli.main", "audit", "verify", *map(str, files)),
+        *(
+            sys.executable,
+            "-m",
+            "verdictd_py.cli.main",
+            "audit",
+            "verify",
+            str(site.data / "audit"),
+        ),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=CHECKOUT,

@@ -1247,7 +1247,9 @@ class GetGuestRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """empty: the last one that was refused, genuine or not"""
+    """Id of an appraisal, SHA-256 of the evidence, or a beginning that only one of them has. Empty:
+    the last guest that was refused, genuine or not.
+    """
     def __init__(
         self,
         *,
@@ -1450,16 +1452,20 @@ class ListConnectedGuestsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LIMIT_FIELD_NUMBER: _builtins.int
+    ID_PREFIX_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """0: the server's own bound"""
+    id_prefix: _builtins.str
+    """only guests whose id or appraisal begins with it"""
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
+        id_prefix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id_prefix", b"id_prefix", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

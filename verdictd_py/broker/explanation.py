@@ -34,12 +34,13 @@ class Explainer:
         """Return a judgement with every failed rule.
 
         Args:
-            appraisal_id: id of the appraisal; empty for the last guest that was not accepted.
+            appraisal_id: id of the appraisal, or a prefix; empty for the last guest that was not
+                accepted.
 
         Raises:
-            NotAuthorized, NotFound: see `History.find`.
+            NotAuthorized, NotFound, RequestError: see `History.find_by_prefix`.
         """
-        judgement = self._history.find(caller, appraisal_id)
+        judgement = self._history.find_by_prefix(caller, appraisal_id)
         if not judgement.policy_skipped or judgement.tee is None:
             return judgement
         failures = await _failures(self._policy, judgement.tee, judgement.claims)

@@ -22,6 +22,7 @@ from typing import Final, Protocol, Self
 from verdictd_py.broker.tallies import Tallies
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.prefixes import only_match
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     NotAppraised,
@@ -330,6 +331,31 @@ class History:
         return tuple(
             judgement for judgement, _ in zip(newest, range(limit or CAPACITY), strict=False)
         )
+
+    def find_by_prefix(self, caller: Caller, prefix: str) -> Judgement:
+        """Return the only judgement with that id or evidence, or whose id or evidence begins so.
+
+        For calls that change nothing: which judgement a prefix names may change at any time.
+
+        Raises:
+            NotAuthorized, NotFound: see `find`.
+            RequestError: several judgements match; the message lists them.
+        """
+        try:
+            return self.find(caller, prefix)
+        except NotFound:
+            matching = {
+                judgement.id: judgement
+                for judgements in self._judgements.values()
+                for judgement in judgements
+                if any(
+                    name.startswith(prefix)
+                    for name in (judgement.id, judgement.evidence, *judgement.earlier)
+                )
+            }
+            if not prefix or not matching:
+                raise
+            return matching[only_match(prefix, matching, "guests")]
 
     def pinnable(self, caller: Caller, appraisal_id: str) -> tuple[Judgement, str]:
         """Return the judgement with that id and its TEE, if its measurements can be pinned.

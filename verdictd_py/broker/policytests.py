@@ -183,7 +183,7 @@ class PolicyTests:
             what = "the claims file"
             read = partial(read_recorded, test.claims, what)
             return only_guest(await offload(len(test.claims), read), what)
-        judgement = self._history.find(caller, test.guest)
+        judgement = self._history.find_by_prefix(caller, test.guest)
         if not judgement.claims:
             raise RequestError(
                 f"the guest {quoted(test.guest)} has no claims: its evidence did not verify "

@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: the key cannot be used.
     """
-    options = _parser().parse_args(list(argv))
+    options = build_parser().parse_args(list(argv))
     token = admins.token(
         _key(options.key),
         role=None if options.role is None else Role(options.role),
@@ -40,7 +40,8 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of this command line."""
     parser = Parser(
         "verdictd-py admin-token",
         "Sign a token for a broker whose --kbs-admins contains the public key, and print it.\n"

@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: the file could not be appraised.
     """
-    options = _parser().parse_args(list(argv))
+    options = build_parser().parse_args(list(argv))
     data = read_file(options.file, MAX_FILE_BYTES)
     try:
         log = None if options.event_log is None else read_file(options.event_log, MAX_FILE_BYTES)
@@ -60,7 +60,8 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK if appraisal.accepted else EXIT_REFUSED
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of this command line."""
     parser = Parser(
         "verdictd-py appraise",
         "Appraise a certificate (DER or PEM) or a raw quote offline, as the listener would.",

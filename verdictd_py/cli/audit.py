@@ -1,41 +1,281 @@
-"""`verdictd-py audit verify FILE...`: detects changes of an audit trail."""
+"""`verdictd-py audit`: verifies an audit trail, and finds and exports its records."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
-from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.events.chain import verify
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, moment, printable
+from verdictd_py.config import DEFAULT_DATA_DIR
+from verdictd_py.errors import ConfigError
+from verdictd_py.events.export import FORMATS, as_text
+from verdictd_py.events.heads import HeadVerifier
+from verdictd_py.events.reading import (
+    ACCEPTED,
+    FAILED,
+    REFUSED,
+    AuditRecord,
+    Filter,
+    merged,
+    read_line,
+)
+from verdictd_py.events.scan import Scan, files_of, scan
+from verdictd_py.events.verification import Findings, verified
+
+PROGRAM: Final = "verdictd-py audit"
+
+FOLLOW_SECONDS: Final = 1.0
+"""Pause between two looks for new records with `tail --follow`."""
+
+MIN_DIGEST_CHARACTERS: Final = 8
+
+_DEFAULT: Final = DEFAULT_DATA_DIR / "audit"
+_EPILOG: Final = "exit status: 0 unchanged or found, 1 changed or nothing found, 2 cannot be read"
 
 
 def run(argv: Sequence[str]) -> int:
-    """Verify audit files; return 0 if no file was changed, else 1.
+    """Run an action on audit files; return the exit status.
 
     Raises:
         ConfigError: a file cannot be read.
     """
+    options = build_parser().parse_args(list(argv))
+    action: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return action(options)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise ConfigError(
+            f"cannot read {error.filename}: {error.strerror}; check its name and who may read it"
+        ) from error
+
+
+def build_parser() -> Parser:
+    """Return the parser of this command line."""
     parser = Parser(
-        "verdictd-py audit",
-        "Verify the chain of digests in audit files. To detect a file that is cut off at its end,\n"
-        "compare the count and the digest printed here with audit.closed in the log.",
-        "exit status: 0 unchanged, 1 changed, 2 cannot be read",
+        PROGRAM,
+        "Verify the audit trail, and find and export its records. docs/audit.md states what the\n"
+        "trail proves.",
+        _EPILOG,
     )
-    parser.add_argument("action", choices=["verify"])
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
-    options = parser.parse_args(list(argv))
-    status = EXIT_OK
-    for path in options.files:
-        try:
-            with path.open("rb") as lines:
-                count, digest = verify(lines)
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}; check its name") from error
-        except StorageError as error:
-            print(f"{path}: {error}", file=sys.stderr)
-            status = EXIT_REFUSED
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    verify = _action(actions, "verify", "verify that records were not changed", _verify)
+    verify.add_argument(
+        "--key", metavar="PUB", action="append", default=[], help="public key that signs the heads"
+    )
+    verify.add_argument(
+        *("--expect-head", "--expect"),
+        metavar="DIGEST",
+        action="append",
+        default=[],
+        help="a digest that must occur: `digest` of audit.head or audit.closed in the log",
+    )
+    verify.add_argument("--json", action="store_true")
+    tail = _action(actions, "tail", "print the last records", _tail)
+    tail.add_argument("-n", "--lines", metavar="N", type=int, default=10, help="how many (10)")
+    tail.add_argument("-f", "--follow", action="store_true", help="print new records as they come")
+    search = _action(actions, "search", "print the records that meet all conditions", _search)
+    search.add_argument("--json", action="store_true", help="as JSON lines")
+    show = _action(actions, "show", "print one record with all fields", _show)
+    show.add_argument(
+        "--record",
+        metavar="DIGEST",
+        required=True,
+        help="the beginning of its digest, or FILE:NUMBER",
+    )
+    export = _action(actions, "export", "write records for other programs", _export)
+    export.add_argument("--format", choices=sorted(FORMATS), default="jsonl")
+    export.add_argument("--output", metavar="FILE", type=Path, help="(standard output)")
+    for action in (tail, search, export):
+        _add_filter(action)
+    return parser
+
+
+def _action(
+    actions: argparse._SubParsersAction[Parser],
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], int],
+) -> Parser:
+    prog = f"{PROGRAM} {name}"
+    action = actions.add_parser(name, prog=prog, description=text, epilog=_EPILOG, help=text)
+    action.add_argument(
+        "paths",
+        metavar="DIR|FILE",
+        nargs="*",
+        type=Path,
+        help=f"the directory of the trail, or files ({_DEFAULT})",
+    )
+    action.set_defaults(run=run)
+    return action
+
+
+def _add_filter(action: Parser) -> None:
+    group = action.add_argument_group("conditions")
+    group.add_argument(
+        "--event", metavar="NAME", action="append", default=[], help="such as 'guest.*'"
+    )
+    group.add_argument("--guest", metavar="ID", default="", help="id of an appraisal, or its begin")
+    group.add_argument("--kid", metavar="KID", default="", help="key, or path of a resource")
+    group.add_argument("--result", choices=(ACCEPTED, REFUSED, FAILED), action="append", default=[])
+    group.add_argument("--since", metavar="TIME", type=moment)
+    group.add_argument("--until", metavar="TIME", type=moment)
+    group.add_argument("--text", metavar="TEXT", default="", help="occurs in a field")
+
+
+def _filter(options: argparse.Namespace) -> Filter:
+    return Filter(
+        events=tuple(options.event),
+        guest=options.guest,
+        kid=options.kid,
+        results=tuple(options.result),
+        since=options.since,
+        until=options.until,
+        text=options.text,
+    )
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that are named, and those of the directories that are named."""
+    files: list[Path] = []
+    for path in paths or (_DEFAULT,):
+        if path.is_dir():
+            found = files_of(path) or files_of(path / "audit")
+            if not found:
+                raise ConfigError(
+                    f"{path} has no audit files; name the directory audit/ of a broker"
+                )
+            files += found
         else:
-            print(f"{path}: {count} records, digest {digest}")
-    return status
+            files.append(path)
+    return files
+
+
+def _verify(options: argparse.Namespace) -> int:
+    keys = [HeadVerifier.of(text) for text in options.key]
+    expected = tuple(digest.lower() for digest in options.expect_head)
+    scans = [scan(path, expected) for path in _files(options.paths)]
+    complete = not options.paths or any(path.is_dir() for path in options.paths)
+    findings = verified(scans, complete=complete, keys=keys, expected=expected)
+    if options.json:
+        print(json.dumps(_report(scans, findings), indent=2))
+    else:
+        _print_findings(scans, findings, keyed=bool(keys))
+    return EXIT_REFUSED if findings.problems else EXIT_OK
+
+
+def _print_findings(scans: Sequence[Scan], findings: Findings, *, keyed: bool) -> None:
+    for one in scans:
+        if not one.problem:
+            print(f"{one.path}: {one.records} records, digest {one.digest}")
+    for remark in findings.remarks:
+        print(f"remark: {printable(remark)}")
+    for problem in findings.problems:
+        print(f"{printable(problem)}", file=sys.stderr)
+    records = sum(one.records for one in scans)
+    print(f"{len(scans)} files, {records} records: ", end="")
+    print(f"{len(findings.problems)} problems" if findings.problems else "no record was changed")
+    if keyed:
+        print(f"{min(records, sum(findings.signed.values()))} records are covered by signatures")
+    elif any(head.signature for one in scans for head in one.heads):
+        print("the signatures of the heads were not checked: give --key PUB")
+    else:
+        print(
+            "the heads are not signed: a program that can write these files can write all of them\n"
+            "again; compare a digest of the log on another host with --expect-head DIGEST"
+        )
+
+
+def _report(scans: Sequence[Scan], findings: Findings) -> Mapping[str, object]:
+    return {
+        "changed": bool(findings.problems),
+        "problems": list(findings.problems),
+        "remarks": list(findings.remarks),
+        "files": [
+            {
+                "file": str(one.path),
+                "records": one.records,
+                "digest": one.digest,
+                "signed": findings.signed.get(one.name, 0),
+                "since": one.first_time,
+                "until": one.last_time,
+            }
+            for one in scans
+        ],
+    }
+
+
+def _found(options: argparse.Namespace) -> Iterator[AuditRecord]:
+    wanted = _filter(options)
+    return (record for record in merged(_files(options.paths)) if wanted.admits(record))
+
+
+def _search(options: argparse.Namespace) -> int:
+    form = FORMATS["jsonl" if options.json else "text"]
+    count = 0
+    for line in form(_found(options)):
+        sys.stdout.write(line)
+        count += 1
+    return EXIT_OK if count else EXIT_REFUSED
+
+
+def _tail(options: argparse.Namespace) -> int:
+    for line in as_text(deque(_found(options), maxlen=max(options.lines, 0))):
+        sys.stdout.write(line)
+    if options.follow:
+        _follow(options)
+    return EXIT_OK
+
+
+def _follow(options: argparse.Namespace) -> None:
+    """Print new records until the program is interrupted."""
+    wanted = _filter(options)
+    positions = {path: path.stat().st_size for path in _files(options.paths)}
+    counts = dict.fromkeys(positions, 0)
+    while True:
+        sys.stdout.flush()
+        time.sleep(FOLLOW_SECONDS)
+        for path in _files(options.paths):
+            with path.open("rb") as stream:
+                stream.seek(positions.setdefault(path, 0))
+                while (line := stream.readline()).endswith(b"\n"):
+                    positions[path] = stream.tell()
+                    counts[path] = counts.get(path, 0) + 1
+                    record = read_line(path.name, counts[path], line)
+                    if wanted.admits(record):
+                        sys.stdout.writelines(as_text((record,)))
+
+
+def _show(options: argparse.Namespace) -> int:
+    name, colon, number = options.record.rpartition(":")
+    if not colon and len(options.record) < MIN_DIGEST_CHARACTERS:
+        raise ConfigError(f"{options.record!r} is too short; give 8 digits of a digest or more")
+    shown = 0
+    for record in merged(_files(options.paths)):
+        if colon:
+            is_wanted = (record.file, str(record.number)) == (name, number)
+        else:
+            is_wanted = str(record.members.get("digest", "")).startswith(options.record)
+        if is_wanted:
+            print(json.dumps({**record.members, "file": record.file}, indent=2, sort_keys=True))
+            shown += 1
+    if not shown:
+        print(f"{PROGRAM} show: there is no such record", file=sys.stderr)
+    return EXIT_OK if shown else EXIT_REFUSED
+
+
+def _export(options: argparse.Namespace) -> int:
+    lines = FORMATS[options.format](_found(options))
+    if options.output is None:
+        sys.stdout.writelines(lines)
+    else:
+        with options.output.open("w", encoding="ascii", newline="") as stream:
+            stream.writelines(lines)
+    return EXIT_OK

@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: collateral cannot be fetched, read or written.
     """
-    options = _parser().parse_args(list(argv))
+    options = build_parser().parse_args(list(argv))
     root = None if options.root_ca is None else read_root_ca(options.root_ca, option="--root-ca")
     root_key = root_key_digest(root)
     if options.action == "fetch":
@@ -74,7 +74,8 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_REFUSED if invalid and options.action == "verify" else EXIT_OK
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of this command line."""
     parser = Parser(
         PROGRAM,
         "Fetch collateral into a file, display it and verify it. A daemon at an air-gapped site\n"

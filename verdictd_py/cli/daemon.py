@@ -104,6 +104,19 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     ),
     (("--audit-mode",), "MODE", "of audit files: 0600, or 0640 for a group (0600)"),
     (("--audit-group",), "NAME", "group that may read them (the daemon's)"),
+    (("--audit-key",), "FILE", "Ed25519 key that signs the heads of audit files, PEM (unsigned)"),
+    (
+        ("--audit-rotate-bytes",),
+        "N",
+        "size at which an audit file is followed by another (256 MiB)",
+    ),
+    (
+        ("--audit-rotate-hours",),
+        "H",
+        "age at which an audit file is followed by another (no limit)",
+    ),
+    (("--audit-keep-days",), "DAYS", "remove audit files after so long, with a proof (never)"),
+    (("--audit-keep-bytes",), "N", "remove the oldest audit files beyond this size (no limit)"),
     (("--log-format",), "NAME", "text or json (text)"),
     (
         ("--workers",),
@@ -130,7 +143,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: the daemon cannot start; the message is one line.
     """
-    arguments = vars(_parser().parse_args(list(argv)))
+    arguments = vars(build_parser().parse_args(list(argv)))
     # Late: `--help` and a wrong option need not load the broker, which takes a second.
     from verdictd_py import config  # noqa: PLC0415
     from verdictd_py import daemon as app  # noqa: PLC0415
@@ -161,7 +174,8 @@ def described(error: Exception) -> str:
     return f"internal error, {name}; report it with the version of verdictd-py"
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the daemon's command line."""
     commands = "\n".join(f"  verdictd-py {name:12} {text}" for name, text in COMMANDS.items())
     parser = Parser(
         "verdictd-py",

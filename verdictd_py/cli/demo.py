@@ -73,6 +73,16 @@ class EventRecorder:
 
 def run(argv: Sequence[str]) -> int:
     """Run the demo; return 0 if every step had the expected result, else 1."""
+    options = build_parser().parse_args(list(argv))
+    with tempfile.TemporaryDirectory(prefix="verdictd-py-demo-") as directory:
+        sample: bool = options.insecure_sample_verifier
+        return asyncio.run(
+            _demonstrate(Path(directory), exit_afterwards=options.exit, sample=sample)
+        )
+
+
+def build_parser() -> Parser:
+    """Return the parser of `verdictd-py demo`."""
     parser = Parser(
         "verdictd-py demo",
         "Start a broker on free loopback ports with a temporary data directory and a simulated\n"
@@ -85,12 +95,7 @@ def run(argv: Sequence[str]) -> int:
         action="store_true",
         help="HTTP guests need no hardware: for kbs-client on this machine",
     )
-    options = parser.parse_args(list(argv))
-    with tempfile.TemporaryDirectory(prefix="verdictd-py-demo-") as directory:
-        sample: bool = options.insecure_sample_verifier
-        return asyncio.run(
-            _demonstrate(Path(directory), exit_afterwards=options.exit, sample=sample)
-        )
+    return parser
 
 
 async def _demonstrate(directory: Path, *, exit_afterwards: bool, sample: bool) -> int:

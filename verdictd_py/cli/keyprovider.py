@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: the command line or the data directory cannot be used.
     """
-    parser = _parser()
+    parser = build_parser()
     options = parser.parse_args(list(argv))
     request = sys.stdin.buffer.read(protocol.MAX_INPUT_BYTES + 1)
     try:
@@ -54,7 +54,8 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of this command line."""
     parser = Parser(
         "verdictd-py keyprovider",
         "ocicrypt's key provider for hosts without a daemon: it reads a request as JSON from\n"

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Final
 
 from verdictd_py.cli.hardening import require_executable_memory
-from verdictd_py.cli.parsing import fail
+from verdictd_py.cli.parsing import fail, with_help
 from verdictd_py.errors import VerdictdError
 
 EXIT_BROKEN_PIPE: Final = 141
@@ -18,12 +18,14 @@ EXIT_BROKEN_PIPE: Final = 141
 COMMANDS: Final = {
     "admin-token": "sign a token for an administrator over HTTP (kbs-client config)",
     "appraise": "appraise a certificate or a quote offline, exactly as the listener would",
-    "audit": "verify that an audit trail was not changed",
+    "audit": "verify an audit trail; find and export its records",
     "collateral": "fetch, display and verify collateral for an air-gapped site",
+    "completion": "complete this program's command line in bash, zsh, fish, PowerShell or tcsh",
     "demo": "a broker and its guests on loopback, without hardware, in a minute",
     "eventlog": "display a guest's boot event log, and verify it against a quote",
     "guest": "a reference guest: attest, then request a key or a resource",
     "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",
+    "man": "the manual page of verdictd-py or verdict-py",
     "policy": "check and test a policy without a broker, exactly as the daemon would",
 }
 
@@ -32,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; it loads only the module of the given command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    if arguments and not name and not arguments[0].startswith("-"):
+        from verdictd_py.cli import suggest  # noqa: PLC0415  # for errors only
+
+        text = suggest.unknown_command("verdictd-py", arguments)
+        fail("verdictd-py", with_help(text, "verdictd-py"))
     try:
         if not name:
             require_executable_memory()

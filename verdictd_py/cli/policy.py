@@ -11,7 +11,7 @@ from typing import Final
 from verdictd_py import daemon as app
 from verdictd_py.broker.policytests import notes, only_guest, tee_of_claims
 from verdictd_py.cli import policyreport
-from verdictd_py.cli.management.show import CommandOutput
+from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import Parser, moment, read_file, read_input
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.deciding import combine
@@ -39,13 +39,14 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError, RequestError, PolicyInvalid: the policy could not be checked or tested.
     """
-    options = _parser().parse_args(list(argv))
+    options = build_parser().parse_args(list(argv))
     output = _check(options) if options.action == "check" else _test(options)
-    output.print(as_json=options.json)
+    output.print(Form.JSON if options.json else Form.TABLE)
     return output.status
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of this command line."""
     parser = Parser(
         PROGRAM,
         "Check and test a policy without a broker, exactly as the daemon would.",

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from verdictd_py.cli.output.difference import Difference
+from verdictd_py.cli.output.layout import Block, Column, Facts, Group, Kind, Table, Text
+from verdictd_py.cli.output.result import CommandOutput
 
-from verdictd_py.cli.management.show import CommandOutput, cell, facts_table, table
+_COUNTS: Final = ("true", "false", "value", "empty", "undefined")
 
-_COUNTS = ("true", "false", "value", "empty", "undefined")
+_RULES: Final = ("rule", Column("value", Kind.VALUE), Column("lines", Kind.SENTENCE))
+_CLAIMS: Final = (
+    "claim",
+    Column("measured", optional=True),
+    Column("reference data", optional=True),
+    "result",
+)
+_COMPARED: Final = (
+    Column("line", Kind.NUMBER),
+    Column("policy", Kind.VALUE),
+    Column("compared", Kind.VALUE),
+    "result",
+)
 
 
 def decision(report: Mapping[str, Any]) -> CommandOutput:
@@ -26,15 +40,14 @@ def decision(report: Mapping[str, Any]) -> CommandOutput:
     ]
     if report["error"]:
         facts.append(("failed", report["error"]))
-    parts: list[RenderableType] = [facts_table(facts), ""]
     rules = [(rule["rule"], _value(rule), _lines(rule["lines"])) for rule in report["rules"]]
-    parts.append(table(("rule", "value", "lines"), rules))
+    parts: list[Block | str] = [Facts(facts), "", Table(_RULES, rules)]
     claims = [
         (claim["claim"], _claim(claim["measured"]), _expected(claim), claim["result"])
         for claim in report["claims"]
     ]
     if claims:
-        parts += ["", table(("claim", "measured", "reference data", "result"), claims)]
+        parts += ["", Table(_CLAIMS, claims)]
     compared = [
         (
             comparison["line"],
@@ -45,15 +58,30 @@ def decision(report: Mapping[str, Any]) -> CommandOutput:
         for comparison in report["comparisons"]
     ]
     if compared:
-        parts += ["", table(("line", "policy", "compared", "result"), compared)]
+        parts += ["", Table(_COMPARED, compared)]
     if (more := report["comparisonsMade"] - len(compared)) > 0:
-        parts.append(cell(f"{more} further comparisons are not listed"))
+        parts.append(f"{more} further comparisons are not listed")
+    parts += _differences(report["claims"])
     parts.append("")
-    parts += [cell(f"reason: {reason['text']}") for reason in report["reasons"]]
-    parts += [cell(f"note: {note}") for note in report["notes"]]
-    return CommandOutput(
-        dict(report), Group(*parts), status=0 if report["verdict"] == "accepted" else 1
-    )
+    parts += [f"reason: {reason['text']}" for reason in report["reasons"]]
+    parts += [f"note: {note}" for note in report["notes"]]
+    status = 0 if report["verdict"] == "accepted" else 1
+    return CommandOutput("policy-test", dict(report), Group(*parts), status=status)
+
+
+def _differences(claims: Sequence[Mapping[str, Any]]) -> list[Block | str]:
+    """Return the claims that differ from a list of values, each above these values."""
+    parts: list[Block | str] = []
+    for claim in claims:
+        measured, expected = claim["measured"], claim["expected"]
+        if (
+            claim["result"] == "differs"
+            and isinstance(measured, str)
+            and isinstance(expected, list)
+        ):
+            values = [_claim(value) for value in expected]
+            parts += ["", Difference(claim["claim"], ("measured", "expected"), measured, values)]
+    return parts
 
 
 def coverage(report: Mapping[str, Any]) -> CommandOutput:
@@ -72,24 +100,25 @@ def coverage(report: Mapping[str, Any]) -> CommandOutput:
     facts: list[tuple[str, object]] = [("guests", report["guests"]), ("verdicts", verdicts)]
     facts.append(("never decided", ", ".join(report["neverDecided"]) or "-"))
     facts.append(("lines not reached", _lines(report["linesNotReached"]) or "-"))
-    parts: list[RenderableType] = [table(("rule", *_COUNTS, ""), rules), "", facts_table(facts)]
-    parts += [cell(f"{item['file']}: {item['problem']}") for item in report["problems"]]
+    parts: list[Block | str] = [Table(("rule", *_COUNTS, ""), rules), "", Facts(facts)]
+    parts += [f"{item['file']}: {item['problem']}" for item in report["problems"]]
     incomplete = report["neverDecided"] or report["problems"]
-    return CommandOutput(dict(report), Group(*parts), status=1 if incomplete else 0)
+    status = 1 if incomplete else 0
+    return CommandOutput("policy-coverage", dict(report), Group(*parts), status=status)
 
 
 def usable(name: str, syntax: str, rules: list[str]) -> CommandOutput:
     """Return the result for a policy that can be stored."""
     text = f"{name} can be used: Rego {syntax}, rules {', '.join(rules)}"
-    return CommandOutput(
-        {"usable": True, "syntax": syntax, "rules": rules, "problem": ""}, cell(text)
-    )
+    data = {"usable": True, "syntax": syntax, "rules": rules, "problem": ""}
+    return CommandOutput("policy-check", data, Text(text))
 
 
 def unusable(name: str, problem: str) -> CommandOutput:
     """Return the result for a policy that cannot be stored; status 1."""
     data = {"usable": False, "syntax": "", "rules": [], "problem": problem}
-    return CommandOutput(data, cell(f"{name} cannot be used: {problem}"), status=1)
+    text = Text(f"{name} cannot be used: {problem}")
+    return CommandOutput("policy-check", data, text, status=1)
 
 
 def _value(rule: Mapping[str, Any]) -> str:

@@ -8,20 +8,36 @@ import sys
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import shtab
-
 from verdictd_py import __version__
-from verdictd_py.cli.management import appraisal_commands, console_commands, storage_commands
+from verdictd_py.cli.completion.kinds import KINDS
+from verdictd_py.cli.completion.shells import SCRIPTS, script
+from verdictd_py.cli.hints import explained, with_near_miss
+from verdictd_py.cli.management import (
+    appraisal_commands,
+    console_commands,
+    schema,
+    storage_commands,
+)
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection
 from verdictd_py.cli.management.command import Command
 from verdictd_py.cli.management.document_commands import open_problems
-from verdictd_py.cli.management.show import write
+from verdictd_py.cli.management.running import add_output_options, add_watch_options, run_command
 from verdictd_py.cli.management.upstream import OPTIONS
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, fail, printable
+from verdictd_py.cli.output import errors
+from verdictd_py.cli.output.result import Form, write
+from verdictd_py.cli.parsing import (
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    Failed,
+    Parser,
+    complain,
+    fail,
+    printable,
+)
 from verdictd_py.cli.servers import AcceptedUsers
 from verdictd_py.domain.addresses import (
     CLIENT_API_WITHOUT_IPV6,
@@ -43,6 +59,7 @@ COMMANDS: Final = (
     *appraisal_commands.COMMANDS,
     *storage_commands.COMMANDS,
     *console_commands.COMMANDS,
+    schema.COMMAND,
 )
 
 ADDRESSES: Final = ("VERDICT_PY_CLIENT_API", "VERDICTD_CLIENT_API")
@@ -54,12 +71,19 @@ SERVER_USER: Final = "VERDICT_PY_SERVER_USER"
 
 _TLS_FILES: Final = ("ca", "cert", "key")
 
-_SHELLS: Final = ("bash", "zsh")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0 done, 1 refused, 2 wrong command line, 3 no broker reached."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    form = errors.requested_form(arguments)
+    try:
+        return _main(arguments, form)
+    except Failed as error:
+        errors.report(form, EXIT_USAGE, "usage", error.message)
+        raise
+
+
+def _main(arguments: list[str], form: Form) -> int:
     parser = build_parser()
     if sys.stdout is None:  # it was closed before the start
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # open until exit
@@ -75,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail(PROGRAM, str(error))
     except BrokerFailed as error:
         complain(PROGRAM, str(error))
-        return EXIT_REFUSED if error.answered else EXIT_NO_BROKER
+        status = EXIT_REFUSED if error.answered else EXIT_NO_BROKER
+        errors.report(form, status, error.reason, str(error))
+        return status
     except BrokenPipeError:  # the reader closed the pipe
         sys.stdout = None  # nothing to flush at exit
         return EXIT_OK
@@ -91,13 +117,15 @@ async def _run(parser: Parser, options: Namespace) -> int:
         if (values := getattr(options, _dest(name), None)) is not None
     ]
     if getattr(options, "shell", None):
-        write(sys.stdout, shtab.complete(build_parser(completing=True), options.shell) + "\n")
+        write(sys.stdout, script(PROGRAM, options.shell))
         return EXIT_OK
     if len(actions) + (command is not None) != 1:
         parser.error("give one command, or one of upstream's options")
-    async with BrokerClient.connect(_connection(options)) as client:
+    connection = _connection(options)
+    async with BrokerClient.connect(connection) as client, explained(connection):
         if command is not None:
-            return await _run_command(command, client, options)
+            async with with_near_miss(client, command.words, options):
+                return await run_command(command, client, options)
         option, values = actions[0]
         text = await option.act(client, options, [values] if isinstance(values, str) else values)
         write(sys.stdout, printable(text) + "\n")
@@ -106,20 +134,6 @@ async def _run(parser: Parser, options: Namespace) -> int:
                 for line in await open_problems(client):
                     write(sys.stderr, printable(line) + "\n")
         return EXIT_OK
-
-
-async def _run_command(command: Command, client: BrokerClient, options: Namespace) -> int:
-    """Run a command; its data goes to standard output, its remarks to standard error."""
-    output = await command.run(client, options)
-    if command.changes and output.status == EXIT_OK:
-        try:
-            problems = await open_problems(client)
-        except BrokerFailed as error:  # the change was made nevertheless
-            problems = (f"cannot read the open problems: {error}",)
-        output = replace(output, remarks=(*output.remarks, *problems))
-    output.print(as_json=options.json)
-    output.print_remarks()
-    return output.status
 
 
 def _connection(options: Namespace) -> Connection:
@@ -151,20 +165,25 @@ def _tls_file(name: str) -> Path | None:
     return Path(path) if path else None
 
 
-def build_parser(*, completing: bool = False) -> Parser:
-    """Return the parser of the command line; its help and completion are made from it.
+def connection_of(words: Sequence[str]) -> Connection:
+    """Return the connection that the options among some words describe; others are ignored.
 
-    Args:
-        completing: list the commands with their help, because shtab ignores those without one.
-            The help of the program lists the commands at its end instead.
+    Raises:
+        ConfigError: an option is wrong.
     """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    _add_connection(parser, first=True)
+    return _connection(parser.parse_known_args(words)[0])
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line; its help, completion and manual come from it."""
     words = "\n".join(f"  {command.words:18} {command.help}" for command in COMMANDS)
     parser = Parser(
         PROGRAM,
         "Manage a broker.",
         f"commands (each has its own --help):\n{words}\n"
-        f"  completion SHELL   for {' or '.join(_SHELLS)}: "
-        'eval "$(verdict-py completion bash)"\n\n'
+        f"  completion SHELL   for {', '.join(SCRIPTS)}\n\n"
         f"environment, for options that are not given: {', '.join(ADDRESSES)};\n"
         f"{', '.join(TLS_PREFIX + name.upper() for name in _TLS_FILES)}; {SERVER_USER}\n\n"
         "exit status: 0 done, 1 refused (or a tested policy does not allow), 2 wrong command\n"
@@ -179,8 +198,8 @@ def build_parser(*, completing: bool = False) -> Parser:
             more = {"metavar": option.values[0]}
         elif not option.values:
             more = {"action": "store_const", "const": []}
-        _complete_files(group.add_argument(name, help=option.help, **more), option.values)
-    _add_commands(parser, completing=completing)
+        _completes(group.add_argument(name, help=option.help, **more), "")
+    _add_commands(parser)
     return parser
 
 
@@ -206,10 +225,9 @@ def _add_connection(parser: ArgumentParser, *, first: bool) -> None:
         ("cert", "client certificate, PEM"),
         ("key", "its private key, PEM"),
     ):
-        option = parser.add_argument(
+        parser.add_argument(
             f"--tls-{name}", metavar="FILE", type=Path, default=default(None), help=text
         )
-        _complete_files(option, ("FILE",))
     parser.add_argument(
         "--server-user",
         metavar="USER",
@@ -224,23 +242,20 @@ def _add_connection(parser: ArgumentParser, *, first: bool) -> None:
     )
     if first:
         text = "where exports are written (./)"
-        _complete_files(parser.add_argument("-p", "--path", metavar="DIR", help=text), ("DIR",))
-    parser.add_argument(
-        "--json", action="store_true", default=default(False), help="output of commands as JSON"
-    )
+        parser.add_argument("-p", "--path", metavar="DIR", help=text)
+    add_output_options(parser, default(None))
 
 
-def _add_commands(parser: Parser, *, completing: bool) -> None:
+def _add_commands(parser: Parser) -> None:
     top = parser.add_subparsers(metavar="COMMAND", parser_class=_CommandParser, help="see below")
     groups: dict[str, Any] = {}
     for command in COMMANDS:
         first, _, second = command.words.partition(" ")
-        listed: dict[str, Any] = {"help": command.help} if completing else {}
         if not second:
-            command_parser = top.add_parser(first, description=command.help, **listed)
+            command_parser = top.add_parser(first, description=command.help)
         else:
             if first not in groups:
-                group = top.add_parser(first, description=f"{first}: choose one of these", **listed)
+                group = top.add_parser(first, description=f"{first}: choose one of these")
                 groups[first] = group.add_subparsers(
                     metavar="ACTION", required=True, parser_class=_CommandParser
                 )
@@ -248,21 +263,20 @@ def _add_commands(parser: Parser, *, completing: bool) -> None:
                 second, description=command.help, help=command.help
             )
         for name, more in command.arguments.items():
-            _complete_files(
-                command_parser.add_argument(name, **more), (str(more.get("metavar", "")),)
-            )
+            _completes(command_parser.add_argument(name, **more), command.words)
+        if command.watchable:
+            add_watch_options(command_parser)
         _add_connection(command_parser, first=False)
         command_parser.set_defaults(command=command)
     completion = top.add_parser("completion", description="print a completion script for a shell")
-    completion.add_argument("shell", choices=_SHELLS)
+    completion.add_argument("shell", choices=SCRIPTS, metavar="SHELL", help=", ".join(SCRIPTS))
 
 
-def _complete_files(action: Action, values: Sequence[str]) -> None:
-    """Let a shell complete names of files if one of the placeholders stands for one."""
-    if any(value.endswith(("FILE", "PATH")) for value in values):
-        action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's own
-    elif "DIR" in values:
-        action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # as above
+def _completes(action: Action, words: str) -> None:
+    """Let shells complete an argument with names from the broker."""
+    kind = KINDS.get((words, action.dest))
+    if kind is not None:
+        action.completes = kind  # type: ignore[attr-defined]  # read by `completion.tree`
 
 
 class _CommandParser(Parser):

@@ -31,6 +31,7 @@ from verdictd_py.daemon.health import (
     Health,
     check_descriptors,
     directory_check,
+    last_problem,
     space_check,
 )
 from verdictd_py.daemon.kbs import kbs_identity
@@ -187,7 +188,7 @@ def _checks(
     """Return the checks of the health of this process."""
     data = base.settings.data_dir
     checks: dict[str, Check] = {
-        "audit": directory_check(data / "audit", writable=True),
+        "audit": last_problem(base.audit.examine, directory_check(data / "audit", writable=True)),
         POLICIES: readiness.problem,
         "keys": directory_check(data / "keys", writable=False),
         "collateral": base.collateral.problem,

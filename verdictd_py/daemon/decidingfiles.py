@@ -28,6 +28,7 @@ _PUBLIC: Final = (
 """Settings that name a file whose digest is recorded."""
 
 _OTHER: Final = (
+    "audit_key",
     "client_api_key",
     "kbs_tls_key",
     "kbs_token_key",

@@ -19,6 +19,8 @@ from verdictd_py.daemon.kbs import KbsIdentity, kbs_listener
 from verdictd_py.daemon.readiness import Probe
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.events.audit import AuditTrail
+from verdictd_py.events.heads import HeadSigner
+from verdictd_py.events.retention import Retention, Rotation
 from verdictd_py.listeners.attested import AttestedListener
 from verdictd_py.listeners.census import Census
 from verdictd_py.listeners.identity import RenewedIdentity
@@ -49,10 +51,33 @@ class Records:
         Args:
             log: receives all events after the trail.
             writer: end of the names of the audit files, for a guest worker.
+
+        Raises:
+            ConfigError: the key of the audit trail cannot be used.
         """
-        mode = int(settings.audit_mode, base=8)
-        audit = AuditTrail(settings.data_dir / "audit", log, mode=mode, writer=writer)
+        key = settings.audit_key
+        audit = AuditTrail(
+            settings.data_dir / "audit",
+            log,
+            mode=int(settings.audit_mode, base=8),
+            writer=writer,
+            signer=None if key is None else HeadSigner.read(key),
+            rotation=_rotation(settings),
+            retention=_retention(settings) if not writer else None,
+        )
         return cls(audit, DecidingFiles(settings, unsafe, DigestLog(audit)))
+
+
+def _rotation(settings: Settings) -> Rotation:
+    hours = settings.audit_rotate_hours
+    return Rotation(settings.audit_rotate_bytes, None if hours is None else hours * 3600)
+
+
+def _retention(settings: Settings) -> Retention | None:
+    days, size = settings.audit_keep_days, settings.audit_keep_bytes
+    if days is None and size is None:
+        return None
+    return Retention(None if days is None else days * 86_400, size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.reread import Reloadable
 
-_PARTS_OF_WORKERS: Final = ("collateral", "descriptors", "sessions")
+_PARTS_OF_WORKERS: Final = ("audit", "collateral", "descriptors", "sessions")
 """Parts of the broker that each worker examines for itself."""
 
 

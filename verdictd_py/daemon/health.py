@@ -129,6 +129,19 @@ class Health:
             return "internal error; see the event warning.bug"
 
 
+def last_problem(*checks: Check) -> Check:
+    """Return a check that runs several ones in order, with the last problem that they report.
+
+    A check of the cause comes last, so that a fault in between is not reported in two ways.
+    """
+
+    async def check() -> str:
+        problems = [await one() for one in checks]
+        return next(filter(None, reversed(problems)), "")
+
+    return check
+
+
 def directory_check(directory: Path, *, writable: bool) -> Check:
     """Return a check that a directory can be listed and, if required, written."""
 

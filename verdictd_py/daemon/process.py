@@ -30,6 +30,7 @@ from verdictd_py.errors import ConfigError
 from verdictd_py.events.log import LogEvents
 from verdictd_py.events.writer import LogWriter
 from verdictd_py.listeners.errors import exception_handler
+from verdictd_py.listeners.kbs import load_cas
 from verdictd_py.policy import instances
 from verdictd_py.ports import Events
 
@@ -139,6 +140,7 @@ def favour_event_loop() -> None:
 
 
 def _import_late() -> None:
+    load_cas()
     for needed_with, names in _IMPORTED_LATE.items():
         for name in names if needed_with in sys.modules else ():
             with suppress(ImportError, OSError):  # another version; no free descriptor

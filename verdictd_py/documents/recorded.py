@@ -1,8 +1,8 @@
 """Recorded claims of guests: input files for tests of policies.
 
 A file contains the claims of one guest as a JSON object, or a report that contains them: the
-output of `verdict-py explain --json` or `verdictd-py appraise --json`, or the list that
-`verdict-py guest list --json` prints. It may also contain the input of a release policy.
+output of `verdict-py explain --json` or `verdictd-py appraise --json`, or the output of
+`verdict-py guest list --json`. It may also contain the input of a release policy.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def read_recorded(data: bytes, what: str) -> tuple[RecordedClaims, ...]:
     except RequestError as error:
         place = "" if str(error).startswith(what) else f"{what}: "
         raise RequestError(f"{place}{error}; record the claims again") from None
+    if isinstance(value, dict) and isinstance(value.get("schema"), str) and "items" in value:
+        value = value["items"]
     if not isinstance(value, list):
         return (_read_guest(value, what),)
     if not value:

@@ -146,7 +146,7 @@ class SecretReleased(Event):
     path: Path
 
 
-@event("release.refused", level=Level.WARNING, audit=Audit.YES)
+@event("release.refused", level=Level.WARNING, audit=Audit.LIMITED)
 class ReleaseRefused(Event):
     """The release policy refuses a secret to an accepted guest."""
 
@@ -525,9 +525,93 @@ class AuditClosed(Event):
     ]
 
 
+AuditFileName = Annotated[
+    str, FieldInfo("Path of the file below the data directory.", characters=256)
+]
+Statements = Annotated[
+    tuple[str, ...],
+    FieldInfo(
+        "Other files, each with its state, the number of its records and its last digest.",
+        characters=512,
+        items=64,
+    ),
+]
+Unauthenticated = Annotated[
+    int, FieldInfo("Number of refusals among them whose evidence was not verified.")
+]
+Denials = Annotated[
+    int, FieldInfo("Number of secrets refused to accepted guests, beyond the limit.")
+]
+Wraps = Annotated[int, FieldInfo("Number of wraps and unwraps refused because space was short.")]
+
+
+@event("audit.began", audit=Audit.YES)
+class AuditBegan(Event):
+    """First record of an audit file, with counts of `audit.not-kept` that survived a stop."""
+
+    file: AuditFileName
+    reason: Annotated[str, FieldInfo("`start`, `continued` or `rotated`.", characters=32)]
+    files: Statements
+    key: (
+        Annotated[
+            str, FieldInfo("Public key that signs the heads of this file, base64.", characters=64)
+        ]
+        | None
+    ) = None
+    unauthenticated: Unauthenticated
+    refusals: Annotated[
+        int, FieldInfo("Number of refusals beyond the limit of records within a minute.")
+    ]
+    denials: Denials
+    wraps: Wraps
+    failed: Annotated[
+        int,
+        FieldInfo("Number of events that could not be written, so that they did not happen."),
+    ]
+
+
+@event("audit.named", audit=Audit.YES)
+class AuditNamed(Event):
+    """Further statements of `audit.began`, which has at most 64."""
+
+    files: Statements
+
+
+@event("audit.head", audit=Audit.YES)
+class AuditHead(Event):
+    """State of an audit file: after 1,000 records, each minute with records, and at its end."""
+
+    file: AuditFileName
+    records: Annotated[int, FieldInfo("Number of records before this one.")]
+    digest: Annotated[
+        str,
+        FieldInfo(
+            "Digest of the last of them, for `verdictd-py audit verify --expect-head`.",
+            characters=64,
+        ),
+    ]
+    signature: (
+        Annotated[
+            str,
+            FieldInfo("Ed25519 signature of the head, base64, with `--audit-key`.", characters=128),
+        ]
+        | None
+    ) = None
+    last: Annotated[bool, FieldInfo("Whether the file ends with this record.")] | None = None
+
+
+@event("audit.pruned", audit=Audit.YES)
+class AuditPruned(Event):
+    """Files of the audit trail are removed, because the retention does not allow more."""
+
+    files: Statements
+    records: Annotated[int, FieldInfo("Number of records in these files.")]
+    reason: Reason
+
+
 @event("audit.continued", level=Level.WARNING, audit=Audit.YES)
 class AuditContinued(Event):
-    """The audit trail continues in a new file. This is the first record of that file."""
+    """The audit trail continues in a new file. This is the second record of that file."""
 
     file: Annotated[
         str, FieldInfo("Path of the file before, below the data directory.", characters=256)
@@ -550,6 +634,9 @@ class AuditNotKept(Event):
         int,
         FieldInfo("Number of events that could not be written, so that they did not happen."),
     ]
+    unauthenticated: Unauthenticated | None = None
+    denials: Denials | None = None
+    wraps: Wraps | None = None
 
 
 @event("change.failed", level=Level.WARNING, audit=Audit.YES)

@@ -1,14 +1,13 @@
 """Audit trail: appraisals, releases and changes, in files whose lines are chains of digests.
 
-Each start of the daemon writes a new file below `audit/`, so that several daemons on one
-directory never share a file. One thread writes it. Everything that waits for a record at the same
-time is written together, with one fsync (group commit).
+Each start of a process writes a new file below `audit/`, so that several daemons on one directory
+never share a file. One thread writes it. Everything that waits for a record at the same time is
+written together, with one fsync (group commit).
 
 If the file is no longer the file of its name (it was removed, renamed or truncated), the trail
-continues in a new file before anything else is recorded. The first record of that file,
-`audit.continued`, names the file before it with the number of its records and its last digest.
-The chain cannot prove that a whole file was not rewritten: for that, store the log on another
-machine.
+continues in a new file before anything else is recorded, with the record `audit.continued`. The
+first record of each file states how the files before it are (`trailfile`). What this proves, and
+what it does not, is in `docs/audit.md`.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ import asyncio
 import errno
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Event as ThreadEvent
+from threading import Thread
 from typing import Final
 
 from verdictd_py.domain.events import (
@@ -34,15 +33,14 @@ from verdictd_py.domain.events import (
 )
 from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.events.auditfile import AuditFile, Record, record_of
+from verdictd_py.events.auditfile import Record, record_of
+from verdictd_py.events.budgets import Budgets
+from verdictd_py.events.heads import HeadSigner
+from verdictd_py.events.retention import NO_ROTATION, Retention, Rotation, pruned, remove
+from verdictd_py.events.traildirectory import locked
+from verdictd_py.events.trailfile import Making, TrailFile
+from verdictd_py.handover import Handover
 from verdictd_py.ports import Events
-
-MAX_LIMITED_PER_MINUTE: Final = 600
-"""Maximum number of `Audit.LIMITED` records in a minute, some 700 bytes each.
-
-Unauthenticated peers cause them and must not fill the disk. The trail records how many more
-there were.
-"""
 
 COUNT_SECONDS: Final = 60.0
 """Pause between two records of the number of events that are not in the trail."""
@@ -54,24 +52,34 @@ daemon from stopping."""
 _MAX_BATCH: Final = 512
 """Maximum number of waiting calls whose records are written together."""
 
-_MINUTE: Final = 60.0
 _CLOSED: Final = "the audit trail is not open"
 _COUNT: Final = AuditNotKept.spec.name
+_START, _CONTINUED, _ROTATED = "start", "continued", "rotated"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Waiting:
-    """Events of one call, which waits for `written`.
+    """Events of one call, which waits until they are written.
 
     Attributes:
         records: records of those events that must be audited.
-        task: event loop of a caller that is a task, with the future that wakes it.
+        caller: what wakes the caller: a thread waits for the event, a task for the handover.
+        error: why they are not written.
+        with_head: whether a head is to follow the records.
+        with_pruning: whether files are to be removed that the retention does not allow.
     """
 
     events: tuple[Event, ...]
     records: tuple[Record, ...]
-    written: Future[None] = field(default_factory=Future)
-    task: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+    caller: ThreadEvent | Handover[None]
+    error: Exception | None = None
+    with_head: bool = False
+    with_pruning: bool = False
+
+    def require_written(self) -> None:
+        """Raise the error, if there is one. The caller calls this when it is woken."""
+        if self.error is not None:
+            raise self.error
 
 
 class AuditTrail:
@@ -85,7 +93,10 @@ class AuditTrail:
         log: receives every event, after the trail; also from the thread of the trail.
         mode: permissions of the files.
         writer: end of the files' names, for one of several processes of a run.
-        monotonic: clock for the limit of records per minute, in seconds.
+        signer: signs the heads of the files; None for heads without a signature.
+        rotation: when a new file begins.
+        retention: which files are removed; None for a process that removes none.
+        monotonic: clock for the limit of records per minute and for heads, in seconds.
     """
 
     def __init__(
@@ -95,16 +106,22 @@ class AuditTrail:
         *,
         mode: int = 0o600,
         writer: str = "",
+        signer: HeadSigner | None = None,
+        rotation: Rotation = NO_ROTATION,
+        retention: Retention | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._directory = directory
+        self._making = Making(directory, mode, writer, signer, monotonic)
         self._log = log
-        self._mode = mode
-        self._writer = writer
-        self._file: AuditFile | None = None  # only the thread uses it while it runs
+        self._file: TrailFile | None = None  # only the thread uses it while it runs
         self._thread: Thread | None = None
         self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
-        self._omitted = _Omitted(monotonic)
+        self._rotation = rotation
+        self._retention = retention
+        self._budgets = Budgets(directory, monotonic)
+        self._is_noted = True
+        self._incident = ""
+        self._was_failing = False
 
     def open(self) -> None:
         """Create a new file, and start the thread. Before that, `record` only logs.
@@ -113,13 +130,17 @@ class AuditTrail:
             ConfigError: the file cannot be created.
         """
         try:
-            self._file = AuditFile.create(self._directory, self._mode, self._writer)
+            self._file = file = TrailFile.create(self._making, _START)
         except OSError as error:
             raise ConfigError(
-                f"cannot write the audit trail in {self._directory}: {error.strerror}; "
+                f"cannot write the audit trail in {self._making.directory}: {error.strerror}; "
                 "make the directory writable for this user"
             ) from error
-        self._log.record(_opened(self._file))
+        self._log.record(AuditOpened(file=file.path))
+        self._budgets.measure()
+        with suppress(OSError):  # its first records are tried again with those that follow
+            file.append(())
+            self._log_heads(file)
         self._thread = Thread(target=self._write_all, name="audit", daemon=True)
         self._thread.start()
 
@@ -127,7 +148,7 @@ class AuditTrail:
     def state(self) -> tuple[str, int, str]:
         """Path of the file below the data directory, number of its records, last digest."""
         file = self._file
-        return ("", 0, "") if file is None else (_path(file), file.records, file.digest)
+        return ("", 0, "") if file is None else (file.path, file.records, file.digest)
 
     def record(self, event: Event) -> None:
         """Write one event to the trail if it is to be audited, then to the log.
@@ -142,12 +163,27 @@ class AuditTrail:
         if not records or self._thread is None:
             self._log.record(event)
             return
-        try:
-            waiting = _Waiting((event,), records)
-            self._waiting.put(waiting)
-            waiting.written.result(BLOCKING_SECONDS)
-        except TimeoutError:
-            raise StorageError("the disk of the audit trail does not answer") from None
+        self._write_now((event,), records)
+
+    def _write_now(
+        self,
+        events: tuple[Event, ...] = (),
+        records: tuple[Record, ...] = (),
+        *,
+        with_head: bool = False,
+        with_pruning: bool = False,
+    ) -> None:
+        """Have the thread write, and wait for it.
+
+        Raises:
+            StorageError: the trail cannot be written in time.
+        """
+        written = ThreadEvent()
+        waiting = _Waiting(events, records, written, with_head=with_head, with_pruning=with_pruning)
+        self._waiting.put(waiting)
+        if not written.wait(BLOCKING_SECONDS):
+            raise StorageError("the disk of the audit trail does not answer")
+        waiting.require_written()
 
     async def commit(self, *events: Event) -> None:
         """Write events as `record` does, without blocking the event loop.
@@ -161,14 +197,16 @@ class AuditTrail:
             for event in events:
                 self._log.record(event)
             return
+        await self._written(events, records)
+
+    async def _written(self, events: tuple[Event, ...], records: tuple[Record, ...]) -> None:
         if self._thread is None:
             raise StorageError(_CLOSED)
-        loop = asyncio.get_running_loop()
-        written: asyncio.Future[None] = loop.create_future()
-        waiting = _Waiting(events, records, task=(loop, written))
+        written = Handover[None](asyncio.get_running_loop())
+        waiting = _Waiting(events, records, written)
         self._waiting.put(waiting)
         await written  # a caller that is cancelled does not prevent the records
-        waiting.written.result()
+        waiting.require_written()
 
     async def report(self, event: Event) -> None:
         """Write an event that has happened as `commit` does; only to the log if that fails."""
@@ -212,36 +250,85 @@ class AuditTrail:
 
         A count that cannot be written to the trail is logged, and counted again the next time.
         """
-        refusals, failed = self._omitted.take()
-        if not refusals and not failed:
+        event = self._budgets.take()
+        if event is None:
             return
-        event = AuditNotKept(refusals=refusals, failed=failed)
         try:
             self.record(event)
         except StorageError:
-            self._omitted.add(refusals, failed)
+            self._budgets.put_back(event)
             self._log.record(event)
 
+    async def examine(self) -> str:
+        """Return why the trail cannot be written, or what has happened to its file; or nothing.
+
+        If the file is no longer the file of its name, the trail continues in a new file now.
+        """
+        try:
+            await self._written((), ())
+        except StorageError as error:
+            self._was_failing = True
+            return str(error)
+        incident, self._incident = self._incident, ""
+        was_failing, self._was_failing = self._was_failing, False
+        return "" if was_failing else incident
+
     async def keep_counting(self) -> None:
-        """Call `record_omitted` each minute, until cancelled."""
+        """Call `record_omitted` each minute and write the heads that are due, until cancelled."""
         while True:
             await asyncio.sleep(COUNT_SECONDS)
             await asyncio.to_thread(self.record_omitted)
+            with suppress(StorageError):  # `audit.not-kept` and the health report it
+                await asyncio.to_thread(self.record_head)
+                await asyncio.to_thread(self.prune)
+
+    def record_head(self) -> None:
+        """Write a head if there are records without one.
+
+        Raises:
+            StorageError: the trail cannot be written in time.
+        """
+        if self._thread is not None:
+            self._write_now(with_head=True)
+
+    def prune(self) -> None:
+        """Remove the files that the retention does not allow, after a record of them.
+
+        Raises:
+            StorageError: the trail cannot be written in time.
+        """
+        if self._thread is not None and self._retention is not None:
+            self._write_now(with_pruning=True)
 
     def _records(self, events: Sequence[Event]) -> tuple[Record, ...]:
-        return tuple(record_of(event) for event in events if self._is_audited(event.spec.audit))
+        """Return the records of events.
 
-    def _is_audited(self, audit: Audit) -> bool:
-        if audit is Audit.LIMITED:
-            return self._thread is not None and self._omitted.allows()
-        return audit is Audit.YES
+        Raises:
+            StorageError: an event must be recorded, and has no budget, so it must not happen.
+        """
+        return tuple(record_of(event) for event in events if self._is_audited(event))
+
+    def _is_audited(self, event: Event) -> bool:
+        audit = event.spec.audit
+        if audit is Audit.NO:
+            return False
+        if self._thread is None:
+            return audit is Audit.YES
+        if self._budgets.admits(event):
+            return True
+        if self._is_noted:  # the thread notes the counts, once for all that are counted meanwhile
+            self._is_noted = False
+            self._waiting.put(_Waiting((), (), ThreadEvent()))
+        if audit is Audit.YES:
+            raise StorageError("the audit trail has too little space on its disk; free some")
+        return False
 
     def _write_all(self) -> None:
         """Write what waits, in batches, until `None` comes (the thread of the trail)."""
         while (first := self._waiting.get()) is not None:
             batch, is_last = self._batch(first)
             try:
-                self._write([record for waiting in batch for record in waiting.records])
+                self._write(batch)
             except OSError as error:
                 failure = StorageError("the audit trail cannot be written")
                 failure.__cause__ = error
@@ -252,8 +339,15 @@ class AuditTrail:
                 for waiting in batch:
                     self._finish(waiting)
             _wake(batch)
+            self._note()
             if is_last:
-                return
+                break
+        file = self._file
+        if file is not None and not file.problem:
+            with suppress(OSError):  # the file then ends without a head
+                file.add_head(last=True)
+                self._log_heads(file)
+                self._note()
 
     def _batch(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
         """Return everything that waits now, and whether `None` was at its end."""
@@ -268,12 +362,13 @@ class AuditTrail:
             batch.append(following)
         return batch, False
 
-    def _write(self, records: Sequence[Record]) -> None:
+    def _write(self, batch: Sequence[_Waiting]) -> None:
         """Append records to the file, or to a new one if that cannot be used any more.
 
         Raises:
             OSError: the records are not in the trail.
         """
+        records = [record for waiting in batch for record in waiting.records]
         file = self._file
         if file is None:
             raise OSError(errno.EBADF, _CLOSED)
@@ -281,106 +376,128 @@ class AuditTrail:
         if problem:
             self._continue(file, problem, records)
             return
-        file.append(records)
+        if self._is_rotation_due(file) and (following := self._rotated(file)):
+            file = following
+        if records:
+            file.append(records)
+        if any(waiting.with_head for waiting in batch):
+            file.add_head()
         if file.is_removed:
             raise OSError(errno.ESTALE, "the audit file was removed while it was written")
+        self._log_heads(file)
+        if self._retention is not None and any(waiting.with_pruning for waiting in batch):
+            self._prune(file, self._retention)
 
-    def _continue(self, before: AuditFile, problem: str, records: Sequence[Record]) -> None:
-        """Create the next file: its first record names the file before it.
+    def _is_rotation_due(self, file: TrailFile) -> bool:
+        size, seconds = self._rotation.size, self._rotation.seconds
+        return (size is not None and file.length >= size) or (
+            seconds is not None and file.age >= seconds
+        )
+
+    def _rotated(self, before: TrailFile) -> TrailFile | None:
+        """Begin a new file, and end the one before; None if that fails, which is tried again."""
+        try:
+            file = TrailFile.create(self._making, _ROTATED)
+        except OSError:
+            return None
+        try:
+            file.append(())
+        except OSError:
+            file.discard()
+            return None
+        with suppress(OSError):  # it then ends without a head; the next file states its end
+            before.add_head(last=True)
+        self._log_heads(before)
+        before.retire()
+        self._file = file
+        self._log.record(AuditOpened(file=file.path))
+        return file
+
+    def _prune(self, file: TrailFile, retention: Retention) -> None:
+        """Remove files after a record of them.
+
+        Raises:
+            OSError: the record cannot be written; nothing is removed.
+        """
+        directory = self._making.directory
+        with locked(directory):
+            files = retention.excess(directory, Path(file.path).name)
+            try:
+                event = pruned(files)
+            except ValueError as error:
+                self._log.record(WarningAudit(reason=f"no file is removed: {error}"))
+                return
+            if event is None:
+                return
+            file.append([record_of(event)])
+            remove(files)
+        self._log.record(event)
+
+    def _continue(self, before: TrailFile, problem: str, records: Sequence[Record]) -> None:
+        """Create the next file, with a record that names the file before it.
 
         Raises:
             OSError: there is no next file; it is tried again with the next records.
         """
         continued = AuditContinued(
-            file=f"audit/{before.name}",
+            file=before.path,
             records=before.records,
             digest=before.digest,
             reason=f"the file {problem}",
         )
-        file = AuditFile.create(self._directory, self._mode, self._writer)
+        file = TrailFile.create(self._making, _CONTINUED)
         try:
             file.append([record_of(continued), *records])
         except OSError:
             file.discard()
             raise
-        before.close()
+        before.retire()
         self._file = file
+        self._incident = f"{before.path} {problem}; the trail continues in {file.path}"
         self._log.record(continued)
-        self._log.record(_opened(file))
+        self._log.record(AuditOpened(file=file.path))
+        self._log_heads(file)
+
+    def _note(self) -> None:
+        """Note the end of the file and the counts of omitted events next to the file."""
+        self._is_noted = True
+        if self._file is not None:
+            self._file.note(self._budgets.counts)
+        self._budgets.measure()
+
+    def _log_heads(self, file: TrailFile) -> None:
+        heads, file.heads = file.heads, []
+        for head in heads:
+            self._log.record(head)
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
         for waiting in batch:
-            self._omitted.add(0, sum(r["event"] != _COUNT for r in waiting.records))
-            waiting.written.set_exception(error)
+            self._budgets.add_failed(sum(r["event"] != _COUNT for r in waiting.records))
+            waiting.error = error
 
     def _finish(self, waiting: _Waiting) -> None:
-        """Log the events of a call, then let it continue."""
+        """Log the events of a call, before it continues."""
         try:
             for event in waiting.events:
                 self._log.record(event)
         except Exception as error:  # noqa: BLE001  # the caller reports it; the thread goes on
-            waiting.written.set_exception(error)
-        else:
-            waiting.written.set_result(None)
-
-
-class _Omitted:
-    """Counter of the events that are not in the trail, with the limit for each minute."""
-
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self._minute = monotonic()
-        self._allowed = 0
-        self._refusals = 0
-        self._failed = 0
-        self._lock = Lock()
-
-    def allows(self) -> bool:
-        """Return whether the trail records an event that unauthenticated peers cause; count it."""
-        with self._lock:
-            now = self._monotonic()
-            if now - self._minute >= _MINUTE:
-                self._minute, self._allowed = now, 0
-            is_within = self._allowed < MAX_LIMITED_PER_MINUTE
-            if is_within:
-                self._allowed += 1
-            else:
-                self._refusals += 1
-            return is_within
-
-    def take(self) -> tuple[int, int]:
-        """Return the refusals beyond the limit and the failed records since the last call."""
-        with self._lock:
-            taken = self._refusals, self._failed
-            self._refusals = self._failed = 0
-            return taken
-
-    def add(self, refusals: int, failed: int) -> None:
-        with self._lock:
-            self._refusals += refusals
-            self._failed += failed
-
-
-def _opened(file: AuditFile) -> AuditOpened:
-    return AuditOpened(file=_path(file))
-
-
-def _path(file: AuditFile) -> str:
-    return f"audit/{file.name}"
+            waiting.error = error
 
 
 def _wake(batch: Sequence[_Waiting]) -> None:
-    """Wake the tasks that wait for a batch, with one call for each event loop."""
-    tasks: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    """Wake the callers that wait for a batch, the tasks with one call for each event loop."""
+    tasks: dict[asyncio.AbstractEventLoop, list[Handover[None]]] = {}
     for waiting in batch:
-        if waiting.task is not None:
-            tasks.setdefault(waiting.task[0], []).append(waiting.task[1])
-    for loop, futures in tasks.items():
+        if isinstance(waiting.caller, ThreadEvent):
+            waiting.caller.set()
+        else:
+            tasks.setdefault(waiting.caller.get_loop(), []).append(waiting.caller)
+    for loop, callers in tasks.items():
         with suppress(RuntimeError):  # the loop is closed, and nothing waits there any more
-            loop.call_soon_threadsafe(_complete, futures)
+            loop.call_soon_threadsafe(_complete, callers)
 
 
-def _complete(futures: Sequence[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():  # a caller was cancelled
-            future.set_result(None)
+def _complete(callers: Sequence[Handover[None]]) -> None:
+    for caller in callers:
+        if not caller.done():  # otherwise it was cancelled
+            caller.set_result(None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ class AuditFile:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
+        self._text = str(path)
         self._descriptor = descriptor
         self._length = 0
         self._is_broken = False
@@ -70,8 +71,14 @@ class AuditFile:
             raise
         return file
 
-    def append(self, records: Iterable[Record]) -> None:
+    def append(
+        self, records: Iterable[Record], head: Callable[[int, str], Record] | None = None
+    ) -> None:
         """Write records with one `write` and one `fsync`.
+
+        Args:
+            head: makes one more record, from the number of records before it and the digest of
+                the last one.
 
         Raises:
             OSError: no record was added. If the file's length cannot be restored, or fsync
@@ -80,6 +87,10 @@ class AuditFile:
         data, number, digest = bytearray(), self.records, self.digest
         for record in records:
             line, digest = sealed({**record, "number": number}, digest)
+            data += line
+            number += 1
+        if head is not None:
+            line, digest = sealed({**head(number, digest), "number": number}, digest)
             data += line
             number += 1
         self._write(bytes(data))
@@ -115,12 +126,17 @@ class AuditFile:
             return "could not be written"
         own = os.fstat(self._descriptor)
         try:
-            named = self._path.lstat()
+            named = os.lstat(self._text)  # a `Path` takes longer than the call
         except OSError:
             return "was renamed" if own.st_nlink else "was removed"
         if (named.st_dev, named.st_ino) != (own.st_dev, own.st_ino):
             return "was replaced"
         return "" if own.st_size == self._length else "was changed by another program"
+
+    @property
+    def length(self) -> int:
+        """Size in bytes."""
+        return self._length
 
     @property
     def is_removed(self) -> bool:

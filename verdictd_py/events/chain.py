@@ -1,7 +1,7 @@
 """Chain of digests of an audit file: each line contains its own digest and the previous one.
 
-`verify` detects a line that was changed, removed or inserted. It also detects a file that was
-cut, if its last digest is compared with the one in the log.
+`read_record` detects a line that was changed, removed or inserted. A file that was cut at its end
+is detected by comparison with a later statement about it (`events.verification`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ from verdictd_py.errors import StorageError
 FIRST: Final = "0" * 64
 """In the place of the previous digest, in the first line of a file."""
 
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024
+"""Maximum size of a line: all fields of an event at their bounds have less than 2 MiB."""
 
 _DIGEST: Final = "digest"
 """Member with the digest of all others. By its name it is usually the first of a line."""
 
+_PREFIX_BYTES: Final = len(f'{{"{_DIGEST}":"{FIRST}",')
+
 _ENCODE: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_DECODE: Final = json.JSONDecoder().decode
 
 
 def sealed(members: Mapping[str, Any], previous: str) -> tuple[bytes, str]:
@@ -30,6 +35,43 @@ def sealed(members: Mapping[str, Any], previous: str) -> tuple[bytes, str]:
     if min(members, default=_DIGEST) < _DIGEST:
         return _canonical({**members, "previous": previous, _DIGEST: digest}) + b"\n", digest
     return b'{"%b":"%b",%b\n' % (_DIGEST.encode(), digest.encode(), body[1:]), digest
+
+
+def read_record(line: bytes, number: int, previous: str) -> dict[str, Any]:
+    """Return the members of a line, the digest included.
+
+    The line must be spelled exactly as `sealed` does: another spelling of the same record, such as
+    a repeated member or more spaces, can have the same meaning for one program and another one for
+    the next.
+
+    Args:
+        number: the line's index from 0.
+        previous: digest of the line before.
+
+    Raises:
+        StorageError: the line is not the next record of the chain; the text names it by its
+            number from 1.
+    """
+    where = f"line {number + 1}"
+    try:
+        members = _DECODE(line.decode("ascii"))
+        digest = members[_DIGEST]
+        if members.get("previous") != previous or members.get("number") != number:
+            raise StorageError(f"{where} does not follow the line before it")
+        written = _canonical(members) + b"\n"
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise StorageError(f"{where} is not a record: it was cut or overwritten") from None
+    if line != written:
+        if line + b"\n" == written:
+            raise StorageError(f"{where} has no end: the file was cut")
+        raise StorageError(f"{where} was changed after it was written")
+    if line.startswith(b'{"digest":"'):
+        body = b"{" + line[_PREFIX_BYTES:-1]
+    else:
+        body = _canonical({name: value for name, value in members.items() if name != _DIGEST})
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise StorageError(f"{where} was changed after it was written")
+    return members  # type: ignore[no-any-return]  # an object, or there would be no digest
 
 
 def verify(lines: Iterator[bytes]) -> tuple[int, str]:
@@ -42,22 +84,9 @@ def verify(lines: Iterator[bytes]) -> tuple[int, str]:
         StorageError: the chain is broken; the text names the first such line by its number.
     """
     previous, count = FIRST, 0
-    for count, line in enumerate(lines, start=1):
-        try:
-            members = json.loads(line)
-            digest = members.pop("digest")
-        except (ValueError, KeyError, AttributeError, RecursionError):
-            raise StorageError(f"line {count} is not a record: it was cut or overwritten") from None
-        if members.get("previous") != previous or members.get("number") != count - 1:
-            raise StorageError(f"line {count} does not follow the line before it")
-        if hashlib.sha256(_canonical(members)).hexdigest() != digest:
-            raise StorageError(f"line {count} was changed after it was written")
-        if not line.endswith(b"\n"):
-            raise StorageError(f"line {count} has no end: the file was cut")
-        # Another spelling of the same record has the same digest: a repeated name, more spaces.
-        if line != _canonical({**members, "digest": digest}) + b"\n":
-            raise StorageError(f"line {count} was changed after it was written")
-        previous = digest
+    for line in lines:
+        previous = read_record(line, count, previous)[_DIGEST]
+        count += 1
     return count, previous
 
 

@@ -296,7 +296,13 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
         self, request: messages.ListConnectedGuestsRequest, caller: Caller
     ) -> messages.ListConnectedGuestsResponse:
         guests = await self._connected.list_guests(caller)
-        listed = guests[: min(request.limit or MAX_PAGE, MAX_PAGE)]
+        prefix = request.id_prefix
+        matching = [
+            guest
+            for guest in guests
+            if guest.id.startswith(prefix) or guest.appraisal.startswith(prefix)
+        ]
+        listed = matching[: min(request.limit or MAX_PAGE, MAX_PAGE)]
         return messages.ListConnectedGuestsResponse(
             guests=list(map(v1_messages.connected_guest, listed)), connected=len(guests)
         )

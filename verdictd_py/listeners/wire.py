@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 
+from verdictd_py.handover import Handover
 from verdictd_py.listeners.buffers import READ_BYTES
 
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
@@ -26,7 +27,7 @@ class Wire:
     def __init__(self, accepted: socket.socket) -> None:
         self.socket = accepted
         self._loop = asyncio.get_running_loop()
-        self._received: asyncio.Future[bytes] | None = None
+        self._received: Handover[bytes] | None = None
         self._registered = False
         self._sending = False
 
@@ -36,7 +37,7 @@ class Wire:
         Raises:
             OSError: the connection failed.
         """
-        received: asyncio.Future[bytes] = self._loop.create_future()
+        received = Handover[bytes](self._loop)
         self._received = received
         if not self._registered:
             self._registered = True
@@ -87,11 +88,13 @@ class Wire:
             self._unregister()
             return
         try:
-            received.set_result(self.socket.recv(READ_BYTES))
+            data = self.socket.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             received.set_exception(error)
+            return
+        received.set_result(data)
 
     def _unregister(self) -> None:
         if self._registered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -41,6 +41,18 @@ class _States:
     since: datetime
     until: datetime
 
+    def are_valid(self, now: datetime) -> bool:
+        return self.since <= now < self.until
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """What the last snapshot of a TEE's documents was combined to, from one time until another."""
+
+    snapshot: Mapping[Name, Document]
+    states: _States
+    documents: PolicyDocuments
+
 
 @dataclass(frozen=True, slots=True)
 class _Combined:
@@ -75,17 +87,49 @@ class DocumentsWithSets:
         self._sets: tuple[str, dict[str, referencesets.Sets]] = ("", {})
         self._states: dict[str, _States] = {}
         self._combined: dict[str, _Combined] = {}
+        self._last: dict[str, _Last] = {}
+        self._names: dict[str, tuple[Name, Name, Name]] = {}
         self._combining: dict[str, tuple[_Key, asyncio.Task[_Combined]]] = {}
         self._revisions: Counter[str] = Counter()
 
     async def documents(self, tee: str) -> PolicyDocuments:
-        names = self._documents.policy_name(tee), self._documents.reference_name(tee)
-        snapshot = await self._documents.snapshot((*names, referencesets.DOCUMENT))
-        policy, data = [snapshot.get(name) or await self._documents.get(name) for name in names]
-        stored_sets = snapshot.get(referencesets.DOCUMENT)
-        sets = {} if stored_sets is None else (await self._parsed(stored_sets)).get(tee, {})
+        names = self._names_of(tee)
+        snapshot = await self._documents.snapshot(names)
         now = self._clock()
-        key = _Key(policy.revision, data.revision, sets, self._states_of(tee, sets, now))
+        last = self._last.get(tee)
+        if last is not None and last.snapshot is snapshot and last.states.are_valid(now):
+            return last.documents
+        sets = await self._sets_of(tee, snapshot.get(referencesets.DOCUMENT))
+        states = self._states_of(tee, sets, now)
+        documents = await self._of_snapshot(tee, names[:2], snapshot, states, now)
+        self._last[tee] = _Last(snapshot, states, documents)
+        return documents
+
+    def _names_of(self, tee: str) -> tuple[Name, Name, Name]:
+        names = self._names.get(tee)
+        if names is None:
+            policy, data = self._documents.policy_name(tee), self._documents.reference_name(tee)
+            names = self._names[tee] = policy, data, referencesets.DOCUMENT
+        return names
+
+    async def _sets_of(self, tee: str, document: Document | None) -> referencesets.Sets:
+        return {} if document is None else (await self._parsed(document)).get(tee, {})
+
+    async def _of_snapshot(
+        self,
+        tee: str,
+        names: tuple[Name, Name],
+        snapshot: Mapping[Name, Document],
+        states: _States,
+        now: datetime,
+    ) -> PolicyDocuments:
+        """Return the combination of a snapshot with its sets, as they are in force now.
+
+        Raises:
+            PolicyInvalid: see `documents`.
+        """
+        policy, data = [snapshot.get(name) or await self._documents.get(name) for name in names]
+        key = _Key(policy.revision, data.revision, states.sets, states.states)
         combined = self._combined.get(tee)
         if combined is None or combined.key != key:
             combined = await self._combine(tee, key, names, policy.text, data.text, now)
@@ -93,15 +137,15 @@ class DocumentsWithSets:
             raise PolicyInvalid(str(combined.documents))
         return combined.documents
 
-    def _states_of(self, tee: str, sets: referencesets.Sets, now: datetime) -> tuple[str, ...]:
-        """Return the state of each set, computed again once one may have expired."""
+    def _states_of(self, tee: str, sets: referencesets.Sets, now: datetime) -> _States:
+        """Return the states of the sets, computed again once one may have expired."""
         known = self._states.get(tee)
-        if known is None or known.sets is not sets or not known.since <= now < known.until:
+        if known is None or known.sets is not sets or not known.are_valid(now):
             states = tuple(item.state(now) for item in sets.values())
             times = (time for item in sets.values() for time in (item.expires_at, item.retired_at))
             later = (time for time in times if time is not None and time > now)
             known = self._states[tee] = _States(sets, states, now, min(later, default=_NEVER))
-        return known.states
+        return known
 
     async def _combine(
         self, tee: str, key: _Key, names: tuple[Name, Name], policy: str, data: str, now: datetime

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_POLICIES, Name
@@ -16,6 +17,7 @@ from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
 from verdictd_py.storage.files import NotRegular, Steps
 from verdictd_py.storage.held import HeldFiles
+from verdictd_py.storage.watch import Watch
 
 OPA: Final = "opa"
 
@@ -24,8 +26,25 @@ _OPTIONAL: Final = frozenset(map(str, (REFERENCE_SETS, RELEASE_POLICIES)))
 
 Result = TypeVar("Result")
 
+_MAX_NOTED: Final = 64
+"""Groups of names whose last snapshot is noted."""
+
 _SNAPSHOTS: Final = 10
 """Attempts to read a consistent snapshot; a change takes milliseconds, and so does reading."""
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    """The last snapshot of some documents, whose digests are recorded.
+
+    Attributes:
+        files: names of the files.
+        read: what was read, the same object as long as nothing changes.
+    """
+
+    files: tuple[str, ...]
+    read: Mapping[str, Document] | None = None
+    documents: Mapping[Name, Document] = field(default_factory=dict)
 
 
 class PolicyFileNames:
@@ -62,7 +81,8 @@ class DirectoryDocumentStore(PolicyFileNames):
         super().__init__(tees)
         self._directory = directory
         self._digests = digests
-        self._held: HeldFiles[Document] = HeldFiles(OPA)
+        self._held: HeldFiles[Document] = HeldFiles(OPA, watch=Watch.start())
+        self._last: dict[tuple[Name, ...], _Snapshot] = {}
 
     async def get(self, name: Name) -> Document:
         document = (await self.snapshot((name,))).get(name)
@@ -71,13 +91,25 @@ class DirectoryDocumentStore(PolicyFileNames):
         return document
 
     async def snapshot(self, names: Sequence[Name]) -> Mapping[Name, Document]:
-        files = {str(name): name for name in names}
-        read = self._held.get(tuple(files))
+        last = self._last.get(tuple(names)) or self._first(names)
+        read = self._held.get(last.files)
+        if read is not None and read is last.read:
+            return last.documents  # recorded before
+        files = dict(zip(last.files, names, strict=True))
         if read is None:
             with self._noting_failure(*names):
                 read = await pools.read(self._snapshot, files)
         await self._record({file: read.get(file) for file in files})
-        return {name: read[file] for file, name in files.items() if file in read}
+        last.read = read
+        last.documents = {name: read[file] for file, name in files.items() if file in read}
+        return last.documents
+
+    def _first(self, names: Sequence[Name]) -> _Snapshot:
+        """Begin to note the last snapshot of these names."""
+        snapshot = _Snapshot(tuple(map(str, names)))
+        if len(self._last) < _MAX_NOTED:
+            self._last[tuple(names)] = snapshot
+        return snapshot
 
     @contextmanager
     def _noting_failure(self, *names: Name) -> Iterator[None]:

@@ -13,6 +13,8 @@ status is only cached once it is older than that (`RACY_NS`), as git does for it
 through a shared mapping is noticed when the kernel writes its times: at msync(2), or when it writes
 the pages.
 
+While a watch reports no change (`watch`), a comparison counts for `FRESH_SECONDS`.
+
 Nothing is held open. A status that is not in the kernel's memory counts as changed (`resident`).
 Names that were used within `FRESH_SECONDS` are in memory: the kernel removes the least recently
 used ones first.
@@ -28,12 +30,18 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar
 
 from verdictd_py.storage.resident import Identity, NotResident, Root, status_below
+from verdictd_py.storage.watch import Watch
 
 RACY_NS: Final = 2_000_000_000
 """Least age of a status that is cached. ext3 counts seconds, others ticks of the kernel."""
 
 FRESH_SECONDS: Final = 1.0
-"""Time after which the kernel is asked whether names are in memory: what was used within it is."""
+"""Time after which the kernel is asked whether names are in memory: what was used within it is.
+Also the longest time during which a watch replaces the comparison of status with status."""
+
+COVER_SECONDS: Final = 0.1
+"""Least pause between two calls of `Watch.cover`, so that a directory that changes all the time
+costs a comparison at each use, and not a watch as well."""
 
 MAX_FILES: Final = 64
 """Files of a cache, also missing ones."""
@@ -52,7 +60,7 @@ class _File(Generic[Content]):
     content: Content
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Generation(Generic[Content]):
     """Files that were read while the directory did not change."""
 
@@ -70,35 +78,70 @@ class Reading:
     files: Mapping[str, Identity | None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Compared(Generic[Content]):
+    """Files whose status was compared, for as long as the watch has the same epoch."""
+
+    epoch: int
+    until: float
+    contents: Mapping[str, Content]
+
+
 class HeldFiles(Generic[Content]):
     """Cache of the files of one directory. Any thread may use it.
 
     Args:
         top: name of the directory below the root.
         now_ns: clock of the file system's times, in nanoseconds.
+        watch: reports changes; None: the status of all files is compared at each use.
     """
 
-    def __init__(self, top: str, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        top: str,
+        now_ns: Callable[[], int] = time.time_ns,
+        *,
+        watch: Watch | None = None,
+    ) -> None:
         self._top = top
         self._now_ns = now_ns
+        self._watch = watch
         self._generation: _Generation[Content] | None = None
         self._fresh: dict[str, float] = {}
+        self._compared: dict[tuple[str, ...], _Compared[Content]] = {}
+        self._covered: tuple[_Generation[Content], int] | None = None
+        self._next_cover = 0.0
 
-    def get(self, names: Sequence[str]) -> Mapping[str, Content] | None:
+    def get(self, names: tuple[str, ...]) -> Mapping[str, Content] | None:
         """Return files as they were at one moment of this call, without those that are missing.
 
         Returns:
-            None if one of them is not cached, or anything may have changed: read them again.
+            None if one of them is not cached, or anything may have changed: read them again. The
+            same object as before only if nothing has changed since.
         """
+        compared = self._compared.get(names)
+        if (
+            compared is not None
+            and self._watch is not None
+            and self._watch.epoch() == compared.epoch
+            and time.monotonic() < compared.until
+        ):
+            return compared.contents
+        self._compared.pop(names, None)
         generation = self._generation
-        if generation is None:
-            return None
+        return None if generation is None else self._compare(generation, names)
+
+    def _compare(
+        self, generation: _Generation[Content], names: tuple[str, ...]
+    ) -> Mapping[str, Content] | None:
+        """Compare the status of everything; see `get`."""
         try:
             files = {name: file for name in names if (file := generation.files[name]) is not None}
         except KeyError:
             return None
         now = time.monotonic()
         is_fresh = all(now < self._fresh.get(name, 0.0) for name in names)
+        epoch = self._epoch(generation, now, may_cover=is_fresh)
         is_same = self._is_same if is_fresh else self._is_resident_and_same
         try:
             if not is_same(generation, files):
@@ -106,7 +149,35 @@ class HeldFiles(Generic[Content]):
         except (OSError, NotResident):
             return None
         self._fresh.update(dict.fromkeys(names, now + FRESH_SECONDS))
-        return {name: file.content for name, file in files.items()}
+        contents = {name: file.content for name, file in files.items()}
+        if epoch is not None and len(self._compared) < MAX_FILES:
+            self._compared[names] = _Compared(epoch, now + FRESH_SECONDS, contents)
+        return contents
+
+    def _epoch(
+        self, generation: _Generation[Content], now: float, *, may_cover: bool
+    ) -> int | None:
+        """Return the epoch of the watch over everything that is compared; None without one.
+
+        Args:
+            may_cover: whether all names are in memory, so that watching them does not wait.
+        """
+        watch = self._watch
+        if watch is None or not generation.root.is_reported:
+            return None
+        if self._covered is not None and self._covered == (generation, watch.epoch()):
+            return self._covered[1]
+        self._covered = None
+        if not may_cover or now < self._next_cover:
+            return None
+        self._next_cover = now + COVER_SECONDS
+        place = f"{generation.root.path}/{self._top}"
+        present = [name for name, file in generation.files.items() if file is not None]
+        contents = [place, *(f"{place}/{name}" for name in present)]
+        epoch = watch.cover(self, contents, generation.root.steps)
+        if epoch is not None:
+            self._covered = generation, epoch
+        return epoch
 
     def _is_same(
         self, generation: _Generation[Content], files: Mapping[str, _File[Content]]
@@ -165,6 +236,7 @@ class HeldFiles(Generic[Content]):
             if len(files) <= MAX_FILES and total <= MAX_TOTAL_BYTES:
                 self._generation = replace(generation, files=files)
                 self._fresh = {}
+                self._compared = {}
                 return
 
     def _reading(self, root: Root, names: Sequence[str]) -> Reading | None:

@@ -30,7 +30,8 @@ MAX_BYTES: Final = 64 * 1024
 """Largest file that is read here: copying it takes some 10 microseconds."""
 
 # linux/magic.h: ext2 to ext4, XFS, btrfs, tmpfs, overlayfs. Their status never waits for a disk.
-_LOCAL: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x794C7630})
+_OVERLAY: Final = 0x794C7630
+_LOCAL: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, _OVERLAY})
 
 _AT_FDCWD: Final = -100  # linux/fcntl.h
 _OPENAT2: Final = 437  # the same number on all architectures, linux/unistd.h
@@ -50,6 +51,8 @@ class Root:
 
     Attributes:
         path: its absolute path.
+        is_reported: whether the kernel reports each change on its file system (`watch`). An overlay
+            does not report changes that are made in its layers.
 
     It is valid while its path leads to it, and owners and modes of all directories and links on
     the way are those that were checked. Each use verifies this. It is not held open, so that its
@@ -57,14 +60,25 @@ class Root:
     """
 
     def __init__(
-        self, path: Path, steps: Sequence[tuple[Path, os.stat_result]], *, unsafe: bool
+        self,
+        path: Path,
+        steps: Sequence[tuple[Path, os.stat_result]],
+        *,
+        unsafe: bool,
+        is_reported: bool,
     ) -> None:
         self.path = str(path)
+        self.is_reported = is_reported
         self._path = os.fsencode(path)
         self._above = tuple((str(step), identity_of(found)) for step, found in steps[:-1])
-        self._identity = identity_of(steps[-1][1])
+        self._end, self._identity = str(steps[-1][0]), identity_of(steps[-1][1])
         self._unsafe = unsafe
         self._users = (0, os.geteuid())
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Paths of the directory, and of the directories and links on the way to it."""
+        return (*(step for step, _ in self._above), self._end)
 
     @classmethod
     def check(cls, path: Path, *, unsafe_writable: bool) -> Self | None:
@@ -79,14 +93,15 @@ class Root:
         """
         try:
             steps = list(steps_to(path.absolute()))
-            root = cls(path.absolute(), steps, unsafe=unsafe_writable)
+            is_reported = _file_system(path) != _OVERLAY
+            root = cls(path.absolute(), steps, unsafe=unsafe_writable, is_reported=is_reported)
             *above, (_, found) = steps
             if not root.is_own(found):
                 return None
             if not all(root.is_own(found) or _is_sticky(found) for _, found in above):
                 return None
             places = {found.st_dev: step for step, found in steps if stat.S_ISDIR(found.st_mode)}
-            is_local = all(map(_is_local, places.values()))
+            is_local = all(_file_system(place) in _LOCAL for place in places.values())
         except (OSError, IndexError):
             return None
         return root if is_local else None
@@ -256,12 +271,12 @@ def _is_sticky(found: os.stat_result) -> bool:
     return bool(found.st_mode & stat.S_ISVTX) and found.st_uid in (0, os.geteuid())
 
 
-def _is_local(directory: Path) -> bool:
-    """Return whether a directory is on a file system that is known to answer from memory."""
+def _file_system(directory: Path) -> int | None:
+    """Return the type of the file system of a directory (statfs(2)); None if it is unknown."""
     result = ctypes.create_string_buffer(_STATFS_BYTES)
     if _LIBC.statfs(os.fsencode(directory), result):
-        return False
-    return ctypes.c_long.from_buffer(result).value in _LOCAL
+        return None
+    return ctypes.c_long.from_buffer(result).value
 
 
 class _OpenHow(ctypes.Structure):

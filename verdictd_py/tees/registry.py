@@ -112,7 +112,9 @@ def known_tees(verifiers: Sequence[str] | None = None) -> Tees:
     built_in = tuple(_load(point) for point in BUILT_IN)
     taken = {NULL_NAME, *(name for tee in built_in for name in (tee.name, *tee.aliases))}
     external = [name for name in dict.fromkeys(verifiers or ()) if name not in taken]
-    plugins = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    # To look through all installed packages takes milliseconds of the start.
+    found = entry_points(group=ENTRY_POINT_GROUP) if external else ()
+    plugins = {point.name: point for point in found}
     for name in external:
         if name not in plugins:
             known = ", ".join(sorted(taken | plugins.keys()))

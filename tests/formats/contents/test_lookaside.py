@@ -145,6 +145,7 @@ def test_a_result_is_that_of_a_complete_parser(text: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["k{n}: b{space}x", "k{n}{space}x: b"])
+@pytest.mark.timing
 def test_white_space_takes_linear_time(line: str) -> None:
     """A quadratic pattern held the event loop for seconds."""
     space = " " * 1900

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from verdictd_py.cli.guest import agent, ratstls, rcar
-from verdictd_py.cli.guest.options import check, complete, guest_parser
+from verdictd_py.cli.guest.options import build_parser, check, complete
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, complain
 from verdictd_py.guest.connection import BrokerRefused
 
@@ -19,7 +19,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: the command line or the simulated platform cannot be used.
     """
-    parser = guest_parser()
+    parser = build_parser()
     options = parser.parse_args(list(argv))
     complete(options)
     if options.connect is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,21 @@ NAMED: Final = {
 }
 """Requests of this command line -> first-generation names (wire-eaa.md)."""
 
+_REQUESTS: Final[Mapping[str, tuple[str, str]]] = {
+    "policy": ("", "the image policy"),
+    "cosign-key": ("", "the public key of image signatures"),
+    "sigstore": ("", "the lookaside configuration"),
+    "credential": ("", "the registry credential"),
+    "keyring": ("", "the OpenPGP keyring"),
+    "key": ("KID", "a key"),
+    "decrypt": ("PACKET", "the key that an annotation packet wraps: its JSON, base64 or file"),
+    "resource": ("PATH", "a resource"),
+    "version": ("", "version of the protocol (ratstls)"),
+    "echo": ("TEXT", "the same text, as an accepted guest (ratstls)"),
+    "attest": ("", "claims of the attestation token (rcar)"),
+}
+"""Placeholder of the argument, and help, of each request but `agent`."""
+
 _IN_ENVIRONMENT: Final = ("connect", "ca", "platform")
 """Options that the environment can give, as `VERDICTD_PY_GUEST_CONNECT`."""
 
@@ -41,7 +57,7 @@ _OPTIONS_OF_ONE_PROTOCOL: Final = {
 _REQUESTS_OF_ONE_PROTOCOL: Final = {"ratstls": ("version", "echo"), "rcar": ("attest",)}
 
 
-def guest_parser() -> Parser:
+def build_parser() -> Parser:
     """Return the parser of `verdictd-py guest`."""
     parser = Parser(
         "verdictd-py guest",
@@ -50,7 +66,7 @@ def guest_parser() -> Parser:
         "--unsafe-tdx-root-ca DIR/root-ca.pem --collateral DIR/collateral.json",
         "environment, for options that are not given: "
         f"{', '.join(GUEST_PREFIX + name.upper() for name in _IN_ENVIRONMENT)}\n"
-        "exit status: 0 done, 1 the broker refused, 2 wrong command line",
+        "exit status: 0 done, 1 the broker refused, 2 wrong command line, 3 no broker reached",
     )
     _add_guest_options(parser)
     parser.add_argument("--base64", action="store_true", help="print base64 and a newline")
@@ -59,27 +75,25 @@ def guest_parser() -> Parser:
         required=True,
         metavar="WHAT",
         parser_class=_RequestParser,
-        help=f"{', '.join(NAMED)}, key KID, decrypt PACKET (its JSON, base64 or file), "
-        "resource PATH; with ratstls version, echo TEXT; with rcar attest, which prints the "
-        "token's claims; or agent --keyprovider ADDR, which serves skopeo in the guest",
+        help="one of these; options may follow it",
     )
-    for name in (*NAMED, "version", "attest"):
-        requests.add_parser(name)
-    for name, argument in (
-        ("key", "KID"),
-        ("decrypt", "PACKET"),
-        ("resource", "PATH"),
-        ("echo", "TEXT"),
-    ):
-        requests.add_parser(name).add_argument("value", metavar=argument)
-    agent = requests.add_parser("agent")
+    for name, (argument, text) in _REQUESTS.items():
+        request = requests.add_parser(name, description=text, help=text)
+        if argument:
+            request.add_argument("value", metavar=argument)
+        request.add_argument(
+            "--base64", action="store_true", default=SUPPRESS, help="print base64 and a newline"
+        )
+        _add_guest_options(request, after_request=True)
+    text = "serve image tools of this host, as attestation-agent does"
+    agent = requests.add_parser("agent", description=text, help=text)
     agent.add_argument(
         "--keyprovider",
         metavar="ADDR",
         required=True,
         help="listen here for ocicrypt: 127.0.0.1:port or unix:/path",
     )
-    _add_guest_options(agent, after_agent=True)
+    _add_guest_options(agent, after_request=True)
     return parser
 
 
@@ -134,15 +148,15 @@ def check(options: Namespace) -> None:
         raise ConfigError("--attester sample is evidence of --protocol rcar")
 
 
-def _add_guest_options(parser: ArgumentParser, *, after_agent: bool = False) -> None:
+def _add_guest_options(parser: ArgumentParser, *, after_request: bool = False) -> None:
     """Add the options for the guest's identity and its broker.
 
     Args:
-        after_agent: whether they follow `agent`; there they override those before it.
+        after_request: whether they follow the request; there they override those before it.
     """
 
     def default(value: object) -> object:
-        return SUPPRESS if after_agent else value
+        return SUPPRESS if after_request else value
 
     add = parser.add_argument
     add(
@@ -242,6 +256,6 @@ def _seconds(text: str) -> float:
 class _RequestParser(Parser):
     """Parser of a request, with the signature that argparse requires of a subparser."""
 
-    def __init__(self, prog: str, **more: object) -> None:
+    def __init__(self, prog: str, description: str = "", **more: object) -> None:
         del more
-        super().__init__(prog, "")
+        super().__init__(prog, description)

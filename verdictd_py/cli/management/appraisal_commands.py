@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from argparse import ArgumentTypeError, Namespace
+from dataclasses import replace
 from typing import Final
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
-from verdictd_py.cli.management import document_commands, policy_commands, show
+from verdictd_py.cli.management import (
+    consent,
+    document_commands,
+    guestviews,
+    names,
+    policy_commands,
+    referenceviews,
+    storedviews,
+)
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed
-from verdictd_py.cli.management.command import NAME, Arguments, Command
-from verdictd_py.cli.management.show import CommandOutput
+from verdictd_py.cli.management.command import NAME, YES, Arguments, Command
+from verdictd_py.cli.output.layout import Text
+from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.errors import ConfigError
 from verdictd_py.tees.registry import DEFAULT_NAME
 
 
 async def _status(client: BrokerClient, options: Namespace) -> CommandOutput:
     del options
-    return show.status(await client.call(client.about.GetStatus, v1.GetStatusRequest()))
+    return storedviews.status(await client.call(client.about.GetStatus, v1.GetStatusRequest()))
 
 
 async def _reference_pin(client: BrokerClient, options: Namespace) -> CommandOutput:
@@ -28,35 +37,45 @@ async def _reference_pin(client: BrokerClient, options: Namespace) -> CommandOut
         raise ConfigError(
             "--yes needs --field: name the measurements to pin without a look at them"
         )
-    preview_request = v1.PreviewPinRequest(id=options.origin, fields=fields)
+    named = await names.appraised(client, options.origin)
+    if options.yes and not named.whole:
+        raise ConfigError(f"--yes needs the whole id: {named.given!r} stands for {named.name}")
+    preview_request = v1.PreviewPinRequest(id=named.name, fields=fields)
     preview = await client.call(client.references.PreviewPin, preview_request)
-    show.pin_changes(preview).print(as_json=False, on_error=options.json)
+    shown = guestviews.pin(preview, done=False)
+    form: Form = options.form
+    shown.print(
+        form if form is Form.WIDE else Form.TABLE, sys.stdout if form.for_people else sys.stderr
+    )
     if options.expires and not options.set:
         raise ConfigError("--expires needs --set: only a named set can expire")
-    if not options.yes and not await _confirmed("Accept these values from now on?"):
-        return CommandOutput({"done": False}, show.cell("nothing was changed"), status=1)
+    if not options.yes and not await _accepts():
+        return replace(shown, text=Text("nothing was changed"), status=1, names=())
+    pinned_fields = [change.field for change in preview.changes]
     if options.set:
         added = v1.AddSetRequest(
             name=options.set,
-            id=options.origin,
-            fields=[change.field for change in preview.changes],
+            id=named.name,
+            fields=pinned_fields,
             expires_at=options.expires or "",
         )
-        return show.sets([await client.call(client.references.AddSet, added)])
-    request = v1.PinValuesRequest(
-        id=options.origin,
-        fields=[change.field for change in preview.changes],
-        revision=preview.revision,
-    )
+        return referenceviews.one_set(await client.call(client.references.AddSet, added))
+    request = v1.PinValuesRequest(id=named.name, fields=pinned_fields, revision=preview.revision)
     pinned = await client.call(client.references.PinValues, request)
-    data = {"done": True, **show.pin_changes(pinned).as_data()}
-    names = ", ".join(change.field for change in pinned.changes if change.added)
-    return CommandOutput(data, show.cell(f"{pinned.name} accepts this guest's {names}"))
+    accepted = ", ".join(change.field for change in pinned.changes if change.added)
+    sentence = Text(f"{pinned.name} accepts this guest's {accepted}")
+    return replace(guestviews.pin(pinned, done=True), text=sentence)
+
+
+async def _accepts() -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("cannot ask for consent without a terminal: give --yes and --field")
+    return await consent.confirmed("Accept these values from now on?")
 
 
 async def _reference_sets(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = v1.ListSetsRequest(tee=options.tee)
-    return show.sets((await client.call(client.references.ListSets, request)).sets)
+    return referenceviews.sets((await client.call(client.references.ListSets, request)).sets)
 
 
 async def _reference_add(client: BrokerClient, options: Namespace) -> CommandOutput:
@@ -69,68 +88,75 @@ async def _reference_add(client: BrokerClient, options: Namespace) -> CommandOut
         values=[v1.Accepted(field=field, values=accepted) for field, accepted in values.items()],
         expires_at=options.expires or "",
     )
-    return show.sets([await client.call(client.references.AddSet, request)])
+    return referenceviews.one_set(await client.call(client.references.AddSet, request))
 
 
 async def _reference_retire(client: BrokerClient, options: Namespace) -> CommandOutput:
-    request = v1.RetireSetRequest(tee=options.tee, name=options.name)
-    return show.sets([await client.call(client.references.RetireSet, request)])
+    named = await names.find(client, options.name, names.sets(options.tee), "sets")
+    question = f"Retire the set {named.name}? Guests that only it accepts are refused then."
+    if not await consent.consented(options, named, question):
+        return consent.declined(named.name)
+    request = v1.RetireSetRequest(tee=options.tee, name=named.name)
+    return referenceviews.one_set(await client.call(client.references.RetireSet, request))
 
 
 async def _reference_delete(client: BrokerClient, options: Namespace) -> CommandOutput:
-    request = v1.DeleteSetRequest(tee=options.tee, name=options.name)
+    named = await names.find(client, options.name, names.sets(options.tee), "sets")
+    if not await consent.consented(options, named, f"Delete the set {named.name}?"):
+        return consent.declined(named.name)
+    request = v1.DeleteSetRequest(tee=options.tee, name=named.name)
     await client.call(client.references.DeleteSet, request)
-    return show.confirmation(f"the set {options.name} is deleted", name=options.name)
+    return storedviews.confirmation(f"the set {named.name} is deleted", named.name)
 
 
 async def _reference_diff(client: BrokerClient, options: Namespace) -> CommandOutput:
     """Compare two named sets; status 1 if they differ."""
     answer = await client.call(client.references.ListSets, v1.ListSetsRequest(tee=options.tee))
     sets = {item.name: item for item in answer.sets}
-    for name in (options.name, options.other):
-        if name not in sets:
-            raise BrokerFailed(f"the broker has no set {name}", answered=True)
-    return show.difference(sets[options.name], sets[options.other])
 
+    async def search(client: BrokerClient, beginning: str) -> list[str]:
+        del client, beginning
+        return list(sets)
 
-async def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise ConfigError("cannot ask for consent without a terminal: give --yes and --field")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    # Reading at once would block the event loop, so that Ctrl-C would have no effect.
-    loop, answered = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(sys.stdin, answered.set)
-    try:
-        await answered.wait()
-    finally:
-        loop.remove_reader(sys.stdin)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    found = []
+    for given in (options.name, options.other):
+        named = await names.find(client, given, search, "sets")
+        if named.name not in sets:
+            raise BrokerFailed(f"the broker has no set {given}", answered=True, reason="not-found")
+        found.append(sets[named.name])
+    return referenceviews.difference(*found)
 
 
 async def _guest_list(client: BrokerClient, options: Namespace) -> CommandOutput:
     if options.verdict == "connected":
         connected = v1.ListConnectedGuestsRequest(limit=options.limit)
         answer = await client.call(client.appraisals.ListConnectedGuests, connected)
-        return show.connected_guests(answer)
+        return guestviews.connected(answer.guests, answer.connected)
     verdict = {
         "refused": v1.VERDICT_REFUSED,
         "unverified": v1.VERDICT_UNVERIFIED,
         "accepted": v1.VERDICT_ACCEPTED,
     }[options.verdict]
     request = v1.ListGuestsRequest(verdict=verdict, limit=options.limit)
-    return show.guests((await client.call(client.appraisals.ListGuests, request)).guests)
+    return guestviews.guests((await client.call(client.appraisals.ListGuests, request)).guests)
 
 
 async def _guest_disconnect(client: BrokerClient, options: Namespace) -> CommandOutput:
-    request = v1.DisconnectGuestRequest(id=options.id)
-    return show.disconnected_guest(await client.call(client.appraisals.DisconnectGuest, request))
+    named = names.Named(options.id, options.id)
+    if len(options.id) < names.ID_DIGITS:  # a worker that hangs must not delay a whole id
+        named = await names.find(client, options.id, names.connected, "guests")
+    if not await consent.consented(options, named, f"Disconnect the guest {named.name}?"):
+        return consent.declined(named.name)
+    request = v1.DisconnectGuestRequest(id=named.name)
+    guest = await client.call(client.appraisals.DisconnectGuest, request)
+    return guestviews.disconnected(guest)
 
 
 async def _explain(client: BrokerClient, options: Namespace) -> CommandOutput:
     if options.last == bool(options.id):
         raise ConfigError("give the id of a guest, or --last")
     request = v1.GetGuestRequest(id=options.id or "")
-    return show.explanation(await client.call(client.appraisals.GetGuest, request))
+    return guestviews.explanation(await client.call(client.appraisals.GetGuest, request))
 
 
 def _field_value(text: str) -> tuple[str, str]:
@@ -185,6 +211,7 @@ _GUESTS: Final[Arguments] = {
 }
 _DISCONNECT: Final[Arguments] = {
     "id": {"metavar": "ID", "help": "see guest list connected"},
+    **YES,
 }
 _EXPLAIN: Final[Arguments] = {
     "id": {"nargs": "?", "metavar": "ID", "help": "id that the guest received, or see guest list"},
@@ -192,41 +219,83 @@ _EXPLAIN: Final[Arguments] = {
 }
 
 COMMANDS: Final = (
-    Command("status", "status and configuration of the broker", _status),
-    Command("explain", "why a guest was refused: measured, expected", _explain, _EXPLAIN),
-    Command("guest list", "guests appraised lately, or connected now", _guest_list, _GUESTS),
-    Command("guest disconnect", "close a guest's connection now", _guest_disconnect, _DISCONNECT),
+    Command(
+        "status",
+        "status and configuration of the broker",
+        _status,
+        writes=("status",),
+        watchable=True,
+    ),
+    Command(
+        "explain",
+        "why a guest was refused: measured, expected",
+        _explain,
+        _EXPLAIN,
+        ("guest",),
+    ),
+    Command(
+        "guest list",
+        "guests appraised lately, or connected now",
+        _guest_list,
+        _GUESTS,
+        ("guest-list", "connected-guest-list"),
+        watchable=True,
+    ),
+    Command(
+        "guest disconnect",
+        "close a guest's connection now",
+        _guest_disconnect,
+        _DISCONNECT,
+        ("connected-guest", "done"),
+    ),
     *document_commands.POLICIES,
     *policy_commands.COMMANDS,
     *document_commands.REFERENCES,
-    Command("reference sets", "named sets of values, also expired ones", _reference_sets, _OF_TEE),
+    Command(
+        "reference sets",
+        "named sets of values, also expired ones",
+        _reference_sets,
+        _OF_TEE,
+        ("reference-set-list",),
+        watchable=True,
+    ),
     Command(
         "reference add",
         "add a named set of values",
         _reference_add,
         _ADD,
+        ("reference-set",),
         changes=True,
     ),
     Command(
         "reference retire",
         "retire a named set now",
         _reference_retire,
-        {**NAME, **_TEE},
+        {**NAME, **_TEE, **YES},
+        ("reference-set", "done"),
         changes=True,
     ),
     Command(
         "reference delete",
         "delete a named set that is no longer in force",
         _reference_delete,
-        {**NAME, **_TEE},
+        {**NAME, **_TEE, **YES},
+        ("done",),
         changes=True,
     ),
-    Command("reference diff", "two named sets; status 1: they differ", _reference_diff, _DIFF),
+    Command(
+        "reference diff",
+        "two named sets; status 1: they differ",
+        _reference_diff,
+        _DIFF,
+        ("reference-set-difference",),
+    ),
     Command(
         "reference pin",
         "accept the measurements of an appraised guest",
         _reference_pin,
         _PIN,
+        ("pin", "reference-set"),
         changes=True,
     ),
 )

@@ -15,6 +15,7 @@ import grpc
 from verdictd_py._generated import clientapi_pb2_grpc as upstream
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1
 from verdictd_py.cli import channels
+from verdictd_py.cli.output import progress
 from verdictd_py.cli.parsing import read_file
 from verdictd_py.cli.servers import AcceptedUsers
 from verdictd_py.domain.addresses import Address
@@ -53,13 +54,15 @@ class BrokerFailed(VerdictdError):
 
     Attributes:
         answered: whether the broker answered.
+        reason: `no-broker`, or the gRPC status of the answer (`not-found`); for programs.
     """
 
     code = "broker-failed"
 
-    def __init__(self, message: str, *, answered: bool) -> None:
+    def __init__(self, message: str, *, answered: bool, reason: str = "") -> None:
         super().__init__(message)
         self.answered = answered
+        self.reason = reason or ("refused" if answered else "no-broker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ class BrokerClient:
     def __init__(self, channel: grpc.aio.Channel, connection: Connection) -> None:
         self._connection = connection
         self._channel = channel
+        self._waiting = f"waiting for the broker at {connection.address}"
         self.upstream_keys = upstream.KeyManagerServiceStub(channel)
         self.opa = upstream.OpaServiceStub(channel)
         self.gpg = upstream.GpgServiceStub(channel)
@@ -151,7 +155,8 @@ class BrokerClient:
         if not self._connection.proves_server:
             await self._require_accepted_server()
         try:
-            answer = await method(request, timeout=self._connection.timeout_seconds)
+            with progress.shown(self._waiting):
+                answer = await method(request, timeout=self._connection.timeout_seconds)
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from None
         if answer is None:  # gRPC returns None for bytes that are not a message of this type
@@ -174,8 +179,9 @@ class BrokerClient:
             BrokerFailed: see `call`.
         """
         try:
-            async with asyncio.timeout(self._connection.timeout_seconds):
-                await self._connected()
+            with progress.shown(self._waiting):
+                async with asyncio.timeout(self._connection.timeout_seconds):
+                    await self._connected()
         except TimeoutError:
             failed = grpc.StatusCode.DEADLINE_EXCEEDED
             raise BrokerFailed(self._described(_NO_ANSWER[failed]), answered=False) from None
@@ -199,7 +205,9 @@ class BrokerClient:
         problem = _NO_ANSWER.get(error.code())
         if problem is None:
             return BrokerFailed(
-                f"the broker refused: {details or error.code().name}", answered=True
+                f"the broker refused: {details or error.code().name}",
+                answered=True,
+                reason=error.code().name.lower().replace("_", "-"),
             )
         if error.code() is grpc.StatusCode.UNAVAILABLE and self._connection.tls_ca is not None:
             problem = _NO_TLS

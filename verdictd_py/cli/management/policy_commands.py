@@ -11,7 +11,7 @@ from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.cli import policyreport
 from verdictd_py.cli.management.client import MAX_FILE_BYTES, BrokerClient, BrokerFailed, read
 from verdictd_py.cli.management.command import FILE, Arguments, Command
-from verdictd_py.cli.management.show import CommandOutput
+from verdictd_py.cli.output.result import CommandOutput
 from verdictd_py.cli.parsing import read_input
 from verdictd_py.errors import ConfigError
 
@@ -68,11 +68,18 @@ _TEST: Final[Arguments] = {
 }
 
 COMMANDS: Final = (
-    Command("policy check", "whether a policy could be set; nothing is stored", _check, _CHECK),
+    Command(
+        "policy check",
+        "whether a policy could be set; nothing is stored",
+        _check,
+        _CHECK,
+        ("policy-check",),
+    ),
     Command(
         "policy test",
         "what a policy would decide, and why; status 1: refused",
         _test,
         _TEST,
+        ("policy-test",),
     ),
 )

@@ -106,6 +106,7 @@ class GuestWorker:
         self._parts: Mapping[str, bool] = {}
         self._parts_at = 0.0
         checks: dict[str, Check] = {
+            "audit": base.audit.examine,
             "collateral": base.collateral.problem,
             "descriptors": check_descriptors,
         }

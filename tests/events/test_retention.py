@@ -1,0 +1,166 @@
+"""Rotation without a gap, and retention with a proof of what was removed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.events.test_audit import REFUSED, Clock
+from tests.events.trails import KEY, SIGNER, check, crash, created, opened, run_once
+from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
+from verdictd_py.events.retention import Retention, Rotation
+from verdictd_py.events.scan import files_of
+from verdictd_py.events.traildirectory import first_of
+
+DAY = 86_400
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Path:
+    directory = tmp_path / "audit"
+    directory.mkdir()
+    return directory
+
+
+def kids(directory: Path) -> list[str]:
+    decoded = [
+        json.loads(line) for path in files_of(directory) for line in path.read_bytes().splitlines()
+    ]
+    decoded.sort(key=lambda record: record["time"])
+    return [r["fields"]["kid"] for r in decoded if r["event"] == "key.created"]
+
+
+def make_old(path: Path, days: float) -> None:
+    status = path.stat()
+    os.utime(path, (status.st_atime, status.st_mtime - days * DAY))
+
+
+def test_files_are_rotated_by_size_without_a_gap(audit: Path) -> None:
+    trail = opened(audit, rotation=Rotation(size=4096), signer=SIGNER)
+    for number in range(60):
+        trail.record(created(number))
+    trail.close()
+    assert len(files_of(audit)) > 3
+    assert max(path.stat().st_size for path in files_of(audit)) < 3 * 4096
+    assert kids(audit) == [f"key-{number}" for number in range(60)]
+    findings = check(audit, keys=[KEY])
+    assert (findings.problems, findings.remarks) == ((), ())
+
+
+def test_files_are_rotated_by_age(audit: Path) -> None:
+    clock = Clock()
+    trail = opened(audit, rotation=Rotation(seconds=3600), monotonic=clock)
+    trail.record(created(0))
+    clock.now = 3600
+    trail.record(created(1))
+    trail.close()
+    first, second = files_of(audit)
+    assert {first_of(first)["fields"]["reason"], first_of(second)["fields"]["reason"]} == {
+        "start",
+        "rotated",
+    }
+    assert check(audit).problems == ()
+
+
+def test_a_rotated_file_that_vanished_is_reported(audit: Path) -> None:
+    trail = opened(audit, rotation=Rotation(size=4096))
+    for number in range(60):
+        trail.record(created(number))
+    trail.close()
+    files_of(audit)[1].unlink()
+    assert "is missing" in check(audit).problems[0]
+
+
+def test_counts_are_not_counted_twice_after_a_rotation_and_a_kill(audit: Path) -> None:
+    trail = opened(audit, rotation=Rotation(size=4096), monotonic=Clock())
+    for _ in range(MAX_LIMITED_PER_MINUTE + 5):
+        trail.record(REFUSED)
+    trail.record(created(0))
+    crash(trail)
+    fields = first_of(run_once(audit))["fields"]
+    assert fields["refusals"] == 5
+
+
+def test_old_files_are_removed_with_a_proof(audit: Path) -> None:
+    old = [run_once(audit, signer=SIGNER) for _ in range(3)]
+    for path in old:
+        make_old(path, 31)
+    trail = opened(audit, retention=Retention(seconds=30 * DAY), signer=SIGNER)
+    trail.record(created(9))
+    trail.prune()
+    assert not any(path.exists() for path in old)
+    trail.close()
+    run_once(audit, signer=SIGNER)
+    findings = check(audit, keys=[KEY])
+    assert (findings.problems, findings.remarks) == ((), ())
+    pruned = [
+        json.loads(line)
+        for path in files_of(audit)
+        for line in path.read_bytes().splitlines()
+        if b"audit.pruned" in line
+    ]
+    (fields,) = [record["fields"] for record in pruned]
+    assert fields["records"] == 18
+    assert {text.split()[0] for text in fields["files"]} == {path.name for path in old}
+    assert all(" first=" in text for text in fields["files"])
+
+
+def test_a_file_that_was_removed_by_hand_is_not_proved_by_another_removal(audit: Path) -> None:
+    files = [run_once(audit) for _ in range(3)]
+    make_old(files[0], 31)
+    trail = opened(audit, retention=Retention(seconds=30 * DAY))
+    trail.prune()
+    trail.close()
+    assert not files[0].exists()
+    files[1].unlink()
+    (problem,) = check(audit).problems
+    assert f"{files[1].name} is missing" in problem
+
+
+def test_the_oldest_files_are_removed_beyond_a_size(audit: Path) -> None:
+    files = [run_once(audit, 20) for _ in range(4)]
+    size = sum(path.stat().st_size for path in files[2:])
+    trail = opened(audit, retention=Retention(size=size + 2000))
+    trail.prune()
+    left = [path for path in files if path.exists()]
+    assert 1 <= len(left) <= 2
+    trail.close()
+    assert check(audit).problems == ()
+
+
+def test_a_file_that_is_still_written_is_not_removed(audit: Path) -> None:
+    """Nor is one that has ended and that no file has stated yet."""
+    worker = opened(audit, writer="-worker1")
+    trail = opened(audit, retention=Retention(size=1))
+    crashed = opened(audit, writer="-worker2")
+    crash(crashed)
+    trail.prune()
+    assert len(files_of(audit)) == 3
+    worker.close()
+    trail.close()
+    assert check(audit).problems == ()
+
+
+def test_a_damaged_file_is_not_removed(audit: Path) -> None:
+    damaged = run_once(audit)
+    damaged.write_bytes(b"\0" * 1000)
+    run_once(audit)
+    trail = opened(audit, retention=Retention(size=1))
+    trail.prune()
+    trail.close()
+    assert damaged.exists()
+
+
+async def test_the_daemon_removes_files_each_minute(audit: Path) -> None:
+    """Only the process of the operators does."""
+    run_once(audit)
+    for more in ({}, {"retention": Retention(size=1)}):
+        options: dict[str, Any] = more
+        trail = opened(audit, **options)
+        trail.prune()
+        trail.close()
+    assert len(files_of(audit)) <= 2

@@ -1,0 +1,286 @@
+"""The watch: one system call says whether anything that was compared may have changed."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.stores import document_store
+from verdictd_py.domain.names import Name
+from verdictd_py.storage import held, resident
+from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.documents import OPA, DirectoryDocumentStore
+from verdictd_py.storage.held import HeldFiles
+from verdictd_py.storage.watch import Watch
+
+POLICY = Name.parse("tdxPolicy.rego")
+LATER_NS = 60 * 1_000_000_000
+
+
+@pytest.fixture
+def watch() -> Watch:
+    started = Watch.start()
+    assert started is not None
+    return started
+
+
+@pytest.fixture
+async def watched(
+    directory: Directory, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> DirectoryDocumentStore:
+    """A store whose documents are watched, and never compared again because of their age."""
+    monkeypatch.setattr(held, "FRESH_SECONDS", 3600)
+    documents = document_store(directory)
+    documents._held = HeldFiles(OPA, lambda: time.time_ns() + LATER_NS, watch=watch)
+    for _ in range(3):
+        await documents.snapshot((POLICY,))
+    assert documents._held._compared
+    return documents
+
+
+@pytest.fixture
+def statuses(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Paths whose status the cache has compared."""
+    compared: list[object] = []
+    status = os.lstat
+
+    def counted(path: str) -> os.stat_result:
+        compared.append(path)
+        return status(path)
+
+    monkeypatch.setattr(os, "lstat", counted)
+    return compared
+
+
+async def test_nothing_is_compared_while_nothing_changes(
+    watched: DirectoryDocumentStore, statuses: list[object]
+) -> None:
+    before = await watched.snapshot((POLICY,))
+    assert await watched.snapshot((POLICY,)) is before
+    assert statuses == []
+
+
+def _append(data: Path) -> None:
+    with (data / "opa/tdxPolicy.rego").open("a") as file:
+        file.write("# more")
+
+
+def _write_through_another_name(data: Path) -> None:
+    with (data / "linked").open("a") as file:
+        file.write("# more")
+
+
+def _truncate(data: Path) -> None:
+    os.truncate(data / "opa/tdxPolicy.rego", 3)
+
+
+def _change_mode(data: Path) -> None:
+    (data / "opa/tdxPolicy.rego").chmod(0o640)
+
+
+def _set_times(data: Path) -> None:
+    os.utime(data / "opa/tdxPolicy.rego")
+
+
+def _rename(data: Path) -> None:
+    (data / "opa/tdxPolicy.rego").rename(data / "opa/other")
+
+
+def _delete(data: Path) -> None:
+    (data / "opa/tdxPolicy.rego").unlink()
+
+
+def _add(data: Path) -> None:
+    (data / "opa/referenceSets").write_text("{}")
+
+
+def _move_in(data: Path) -> None:
+    (data / "aside").write_text("{}")
+    (data / "aside").rename(data / "opa/referenceSets")
+
+
+def _move_the_directory(data: Path) -> None:
+    (data / "opa").rename(data / "before")
+
+
+def _move_the_data_directory(data: Path) -> None:
+    data.rename(data.with_name("before"))
+
+
+def _change_mode_above(data: Path) -> None:
+    data.parent.chmod(0o711)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _append,
+        _write_through_another_name,
+        _truncate,
+        _change_mode,
+        _set_times,
+        _rename,
+        _delete,
+        _add,
+        _move_in,
+        _move_the_directory,
+        _move_the_data_directory,
+        _change_mode_above,
+    ],
+)
+async def test_each_change_ends_the_comparison(
+    directory: Directory, watch: Watch, data: Path, change: Callable[[Path], None]
+) -> None:
+    del directory
+    (data / "linked").hardlink_to(data / "opa/tdxPolicy.rego")
+    places = [str(data), str(data.parent)]
+    epoch = watch.cover("test", [f"{data}/opa", f"{data}/opa/tdxPolicy.rego"], places)
+    assert epoch is not None
+    assert watch.epoch() == epoch
+    change(data)
+    assert watch.epoch() != epoch
+    assert watch.epoch() == watch.epoch()
+
+
+def test_a_link_on_the_way_that_leads_elsewhere_now(watch: Watch, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    way, other = tmp_path / "way", tmp_path / "other"
+    way.symlink_to("one")
+    other.symlink_to("two")
+    epoch = watch.cover("test", [f"{way}/."], [str(way)])
+    assert epoch is not None
+    other.rename(way)
+    assert watch.epoch() != epoch
+
+
+_MOUNT = """
+import sys
+from verdictd_py.storage.watch import Watch
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+path = sys.argv[1].encode()
+NEW_NAMESPACE, PRIVATE = 0x20000, 0x40000 | 0x4000
+if libc.unshare(NEW_NAMESPACE) or libc.mount(b"none", b"/", None, PRIVATE, None):
+    sys.exit(77)
+watch = Watch.start()
+epoch = watch.cover("test", [sys.argv[1]])
+assert watch.epoch() == epoch is not None
+if libc.mount(b"none", path, b"tmpfs", 0, None):
+    sys.exit(77)
+sys.exit(watch.epoch() == epoch)
+"""
+
+
+def test_a_file_system_that_is_mounted_over_it(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", _MOUNT, str(tmp_path)], check=False)
+    if ended.returncode == 77:
+        pytest.skip("this user may not mount")
+    assert ended.returncode == 0
+
+
+async def test_a_change_through_a_shared_mapping_is_noticed_after_a_second(
+    directory: Directory, data: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No report of the kernel says it; the times that it writes at msync(2) do."""
+    documents = document_store(directory)
+    documents._held = HeldFiles(OPA, lambda: time.time_ns() + LATER_NS, watch=watch)
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for _ in range(3):
+        before = (await documents.get(POLICY)).text
+    assert documents._held._compared
+    with (data / "opa/tdxPolicy.rego").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[:7] = b"PACKAGE"
+        mapped.flush()
+        assert (await documents.get(POLICY)).text == before
+        now[0] += held.FRESH_SECONDS
+        assert (await documents.get(POLICY)).text.startswith("PACKAGE")
+
+
+async def test_a_change_while_the_watch_begins_is_noticed(
+    directory: Directory, data: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = document_store(directory)
+    documents._held = HeldFiles(OPA, lambda: time.time_ns() + LATER_NS, watch=watch)
+    cover = Watch.cover
+
+    def late(self: Watch, *arguments: object) -> int | None:
+        covered = cover(self, *arguments)  # type: ignore[arg-type]
+        _append(data)
+        return covered
+
+    for _ in range(2):
+        await documents.get(POLICY)
+    monkeypatch.setattr(Watch, "cover", late)
+    for _ in range(2):
+        assert (await documents.get(POLICY)).text.endswith("# more")
+
+
+async def test_a_directory_that_changes_all_the_time_is_not_watched_again_at_each_use(
+    watched: DirectoryDocumentStore, data: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, covered = [time.monotonic()], []
+    cover = Watch.cover
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def counted(self: Watch, *arguments: object) -> int | None:
+        covered.append(now[0])
+        return cover(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Watch, "cover", counted)
+    for _ in range(20):
+        now[0] += held.COVER_SECONDS / 10
+        data.parent.chmod(0o711 if data.parent.stat().st_mode & 0o7777 == 0o700 else 0o700)
+        await watched.snapshot((POLICY,))
+    assert 1 <= len(covered) <= 3
+
+
+async def test_an_overlay_is_compared_at_each_use(
+    directory: Directory, watch: Watch, monkeypatch: pytest.MonkeyPatch, statuses: list[object]
+) -> None:
+    """Its layers can be changed without a report."""
+    monkeypatch.setattr(resident, "_OVERLAY", resident._file_system(Path("/tmp")))  # noqa: S108
+    monkeypatch.setattr(directory, "_root", None)
+    documents = document_store(directory)
+    documents._held = HeldFiles(OPA, lambda: time.time_ns() + LATER_NS, watch=watch)
+    for _ in range(4):
+        await documents.snapshot((POLICY,))
+    statuses.clear()
+    await documents.snapshot((POLICY,))
+    assert statuses
+
+
+def test_descriptors_are_closed_with_the_watch() -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = opened()
+    watch = Watch.start()
+    assert opened() == before + 2
+    del watch
+    assert opened() == before
+
+
+def test_what_is_watched_no_longer_is_not_reported(watch: Watch, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text("")
+    watch.cover("test", [str(tmp_path / "one")])
+    while watch.cover("test", [str(tmp_path / "two")]) is None:
+        pass  # the end of the first one is a report as well
+    epoch = watch.epoch()
+    (tmp_path / "one").write_text("changed")
+    assert watch.epoch() == epoch
+    (tmp_path / "two").write_text("changed")
+    assert watch.epoch() != epoch
+
+
+def test_a_path_that_cannot_be_watched(watch: Watch, tmp_path: Path) -> None:
+    assert watch.cover("test", [str(tmp_path / "missing")]) is None

@@ -1,0 +1,83 @@
+"""Hints in errors of `verdict-py`: the kind of a wrong server, and a close name."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from verdictd_py.cli import wrongserver
+from verdictd_py.cli.completion.kinds import names_in
+from verdictd_py.cli.completion.names import names
+from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection, is_forbidden
+from verdictd_py.domain.spelling import closest
+from verdictd_py.errors import ConfigError
+
+_SECONDS: Final = 2.0
+"""Time limit of a request for names, after a command has failed."""
+
+_NO_BROKER: Final = ("does not know this action", "does not answer as a broker does")
+"""Parts of the messages about a gRPC server that may be another service."""
+
+
+@asynccontextmanager
+async def explained(connection: Connection) -> AsyncIterator[None]:
+    """Replace the message of a failure without an answer if the server is not a client API.
+
+    Raises:
+        BrokerFailed: as the commands inside, with the better message.
+    """
+    try:
+        yield
+    except BrokerFailed as error:
+        if error.answered or is_forbidden(connection.address):
+            raise
+        text = await _explanation(connection, str(error))
+        if not text:
+            raise
+        raise BrokerFailed(text, answered=False) from None
+
+
+async def _explanation(connection: Connection, message: str) -> str:
+    """Return a sentence about the server; empty if the failure's own message is the best one."""
+    addresses, ca = connection.addresses, connection.tls_ca
+    text = await asyncio.to_thread(wrongserver.of_client_api, addresses, ca=ca)
+    if text or not any(part in message for part in _NO_BROKER):
+        return text
+    async with connection.channel() as channel:
+        return await wrongserver.other_grpc_service(channel, connection.address)
+
+
+@asynccontextmanager
+async def with_near_miss(
+    client: BrokerClient, words: str, options: Namespace
+) -> AsyncIterator[None]:
+    """Add a close name to the message of a request that the broker refused.
+
+    Names are listed with the rights of the caller: without the right, nothing is added.
+
+    Args:
+        words: the words of the command.
+
+    Raises:
+        BrokerFailed: as the command inside.
+    """
+    try:
+        yield
+    except BrokerFailed as error:
+        hint = await _near_miss(client, words, options) if error.answered else ""
+        if not hint:
+            raise
+        raise BrokerFailed(f"{error}; did you mean {hint}?", answered=True) from None
+
+
+async def _near_miss(client: BrokerClient, words: str, options: Namespace) -> str:
+    with suppress(BrokerFailed, ConfigError, TimeoutError):
+        async with asyncio.timeout(_SECONDS):
+            for kind, given in names_in(words, options):
+                known = await names(client, kind)
+                if given not in known and (name := closest(given, known)) is not None:
+                    return name
+    return ""

@@ -1,0 +1,119 @@
+"""A difference between values: one line below the other, with the first differing digit marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from verdictd_py.cli.output.layout import Block, Layout, wrapped
+from verdictd_py.cli.output.terminal import Style
+from verdictd_py.cli.parsing import printable
+
+_INDENT: Final = "  "
+_DIGITS: Final = re.compile(r"[0-9A-Fa-f]{8,}")
+"""Values whose digits are compared: hex of at least 4 bytes. Words differ as a whole."""
+
+_MIN_ROOM: Final = 8
+_MULTIPLE: Final = 8
+"""Digits of a part of a long value are a multiple of this."""
+
+
+class Difference:
+    """A value above the values that were expected in its place.
+
+    A value that is longer than the line is written in parts, each above the parts of the others.
+
+    Args:
+        name: what has the value.
+        labels: names of the value and of the expected values.
+        value: empty if there is none.
+        expected: alternatives; none for any value.
+    """
+
+    def __init__(
+        self, name: str, labels: tuple[str, str], value: str, expected: Sequence[str]
+    ) -> None:
+        self._name = printable(name)
+        self._labels = labels
+        self._value = printable(value)
+        self._expected = [printable(text) for text in expected]
+
+    def lines(self, layout: Layout) -> Iterable[str]:
+        width, style = layout.width, layout.style
+        yield style.bold(self._name)
+        size = max(map(len, self._labels))
+        prefix = len(_INDENT) * 2 + size
+        room = None if width is None else max(width - prefix, _MIN_ROOM)
+        values = [self._value, *self._expected]
+        if all(_DIGITS.fullmatch(value) for value in values) and self._expected:
+            yield from self._digits(room, size, style)
+            return
+        for label, value in zip(self._names(), values, strict=True):
+            yield from _labelled(label, size, wrapped(value, room, fold=True))
+
+    def _names(self) -> list[str]:
+        return [self._labels[0], *[self._labels[1]] * len(self._expected)]
+
+    def _digits(self, room: int | None, size: int, style: Style) -> Iterator[str]:
+        values = [self._value, *self._expected]
+        places = [_first_difference(self._value, other) for other in self._expected]
+        for start, end in _parts(max(map(len, values)), room):
+            value = _marked(
+                self._value,
+                start,
+                end,
+                min((place for place in places if place is not None), default=None),
+                style,
+            )
+            yield from _labelled(self._labels[0], size, [value])
+            for other, place in zip(self._expected, places, strict=True):
+                shown = _marked(other, start, end, place, style)
+                yield from _labelled(self._labels[1], size, [shown])
+                if place is not None and start <= place < end:
+                    yield _INDENT * 2 + " " * (size + place - start) + style.mark("^")
+
+
+def _first_difference(one: str, other: str) -> int | None:
+    """Return the place of the first digit that differs, or the end of the shorter value."""
+    if one == other:
+        return None
+    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if mine != theirs:
+            return place
+    return min(len(one), len(other))
+
+
+def _marked(value: str, start: int, end: int, place: int | None, style: Style) -> str:
+    part = value[start:end]
+    if place is None or not start <= place < start + len(part):
+        return part
+    at = place - start
+    return part[:at] + style.mark(part[at]) + part[at + 1 :]
+
+
+def _parts(length: int, room: int | None) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of parts of equal length that fit."""
+    size = length
+    if room is not None and length > room:
+        number = -(-length // room)
+        size = -(-length // number)
+        size = min(-(-size // _MULTIPLE) * _MULTIPLE, room)
+    for start in range(0, length, max(size, 1)):
+        yield start, start + size
+
+
+def _labelled(label: str, size: int, lines: Sequence[str]) -> Iterator[str]:
+    for line in lines or [""]:
+        yield f"{_INDENT}{label:{size}}{_INDENT}{line}".rstrip()
+        label = ""
+
+
+def measured_and_expected(name: str, measured: str, expected: str) -> Block:
+    """Return the difference of a failed rule, whose expected value is a text of the broker."""
+    alternatives = expected.split(", ")
+    if not all(_DIGITS.fullmatch(value) for value in alternatives):
+        alternatives = [expected]
+    return Difference(
+        name, ("measured", "expected"), measured or "nothing", alternatives if expected else []
+    )

@@ -1,0 +1,221 @@
+"""Verification of audit files: each by its chain, and all of them by what they state of each other.
+
+A *problem* is a sign that files were changed after they were written. A *remark* is not, but an
+auditor should know it. What the verification can prove is in `docs/audit.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from verdictd_py.events.heads import HeadVerifier
+from verdictd_py.events.scan import Scan
+from verdictd_py.events.statements import State, Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Result of a verification.
+
+    Attributes:
+        problems: signs of a change, each in one line that begins with the name of a file.
+        remarks: other lines for the auditor.
+        signed: number of records that good signatures cover, by file; empty without keys.
+    """
+
+    problems: tuple[str, ...]
+    remarks: tuple[str, ...]
+    signed: dict[str, int] = field(default_factory=dict)
+
+
+def verified(
+    scans: Sequence[Scan],
+    *,
+    complete: bool,
+    keys: Sequence[HeadVerifier] = (),
+    expected: Sequence[str] = (),
+) -> Findings:
+    """Compare files with each other, with the keys, and with expected heads.
+
+    Args:
+        complete: whether these are all files of a directory, so that a missing one is a problem.
+        keys: public keys of the heads.
+        expected: digests that must occur.
+    """
+    return _Verification(scans, complete, keys, expected).findings()
+
+
+class _Verification:
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        complete: bool,
+        keys: Sequence[HeadVerifier],
+        expected: Sequence[str],
+    ) -> None:
+        self._scans = scans
+        self._complete = complete
+        self._keys = keys
+        self._expected = expected
+        self._by_name: dict[str, Scan] = {}
+        self._problems: list[str] = []
+        self._missing = False
+        self._remarks: list[str] = []
+
+    def findings(self) -> Findings:
+        for scan in self._scans:
+            self._add(scan)
+        stated = list(self._stated())
+        self._pruned = {s.name: s for _, s in stated if s.state is State.PRUNED}
+        self._ends = {s.name: s for _, s in stated if s.state is State.ENDED}
+        for scan in self._scans:
+            self._check_end(scan)
+        for source, statement in dict.fromkeys(stated):
+            self._check(source, statement)
+        if self._complete:
+            self._check_named({statement.name for _, statement in stated})
+        found = {digest for scan in self._scans for digest in scan.expected}
+        for digest in self._expected:
+            if digest not in found:
+                self._problems.append(
+                    f"no record has the digest {digest}: the trail was cut or written again"
+                )
+        signed = self._check_signatures() if self._keys else {}
+        return Findings(
+            tuple(dict.fromkeys(self._problems)), tuple(dict.fromkeys(self._remarks)), signed
+        )
+
+    def _stated(self) -> Iterator[tuple[str, Statement]]:
+        for scan in self._scans:
+            for _, statement in scan.statements:
+                yield scan.name, statement
+
+    def _add(self, scan: Scan) -> None:
+        other = self._by_name.get(scan.name)
+        if other is not None:
+            self._remarks.append(f"{scan.path} and {other.path} are copies of one file")
+        if other is None or scan.records > other.records:
+            self._by_name[scan.name] = scan
+        if scan.problem:
+            self._problems.append(f"{scan.path}: {scan.problem}")
+        self._remarks += [f"{scan.path}: {remark}" for remark in scan.remarks]
+
+    def _check_end(self, scan: Scan) -> None:
+        if not scan.partial:
+            return
+        end = self._ends.get(scan.name)
+        if end is not None and (end.records, end.partial) == (scan.records, scan.partial):
+            self._remarks.append(f"{scan.path}: its writer was killed while it wrote a record")
+        else:
+            self._problems.append(
+                f"{scan.path}: line {scan.records + 1} has no end: the file was cut"
+            )
+
+    def _check(self, source: str, statement: Statement) -> None:
+        """Compare what a file states about another one with that file."""
+        name, state = statement.name, statement.state
+        scan = self._by_name.get(name)
+        if state is State.PRUNED:
+            if scan is not None and scan.digest != statement.digest:
+                self._problems.append(f"{scan.path}: is not the file that was pruned ({source})")
+            return
+        if scan is None:
+            if self._complete and not self._is_pruned(statement):
+                self._missing = True
+                self._problems.append(
+                    f"{name} is missing: {source} states that it had {statement.records} records"
+                )
+            return
+        if state is State.CUT:
+            self._problems.append(
+                f"{scan.path}: was cut before {source} began: its writer had written "
+                f"{statement.records} records"
+            )
+            return
+        if state is State.UNREADABLE and not statement.records:
+            self._remarks.append(f"{scan.path}: could not be read when {source} began")
+            return
+        self._compare(scan, source, statement)
+
+    def _compare(self, scan: Scan, source: str, statement: Statement) -> None:
+        digest = scan.digest_at(statement.records)
+        if digest is None:
+            if not scan.problem:
+                self._problems.append(
+                    f"{scan.path}: was cut: it has {scan.records} records, and {source} states "
+                    f"that it had {statement.records}"
+                )
+        elif digest != statement.digest:
+            self._problems.append(f"{scan.path}: was written again: {source} states another digest")
+        elif statement.state is State.ENDED and scan.records > statement.records:
+            self._problems.append(
+                f"{scan.path}: records were added: {source} states that it ended with "
+                f"{statement.records}"
+            )
+
+    def _is_pruned(self, statement: Statement) -> bool:
+        pruned = self._pruned.get(statement.name)
+        if pruned is None or pruned.records < statement.records:
+            return False
+        return statement.state is not State.ENDED or pruned.digest == statement.digest
+
+    def _check_named(self, named: set[str]) -> None:
+        """Check that each file but the last is named by another one."""
+        if not any(scan.has_beginning for scan in self._scans):
+            if len(self._scans) > 1:
+                self._remarks.append(
+                    "these files are of an earlier version, which did not connect them: "
+                    "a missing file is not noticed"
+                )
+            return
+        unnamed = [s for s in self._by_name.values() if s.name not in named and s.records]
+        if len(unnamed) > 1 and not self._missing:  # a missing file may have named them
+            names = ", ".join(sorted(scan.name for scan in unnamed))
+            self._problems.append(
+                f"{names}: no later file names more than one of them: a file was added, or "
+                "state files were removed"
+            )
+
+    def _check_signatures(self) -> dict[str, int]:
+        """Return the number of records that good signatures cover, by name of the file."""
+        covered = dict.fromkeys(self._by_name, 0)
+        for scan in self._by_name.values():
+            for head in scan.heads:
+                if self._is_signed(scan, head.signature, head.records, head.digest):
+                    covered[scan.name] = head.records
+        while self._extend(covered):
+            pass
+        if self._scans and not any(covered.values()):
+            self._problems.append("no head is signed with the given key")
+            return covered
+        named = set(self._ends)
+        for name, scan in self._by_name.items():
+            rest = scan.records - covered[name]
+            if rest > 1 or (
+                rest and not scan.heads
+            ):  # a head at the end is covered by the next file
+                line = f"{scan.path}: the last {rest} records are not signed"
+                (self._problems if name in named else self._remarks).append(line)
+        return covered
+
+    def _is_signed(self, scan: Scan, signature: str, records: int, digest: str) -> bool:
+        if not signature:
+            return False
+        if any(key.accepts(signature, scan.name, records, digest) for key in self._keys):
+            return True
+        self._problems.append(
+            f"{scan.path}: the head in line {records + 1} is not signed with the given key"
+        )
+        return False
+
+    def _extend(self, covered: dict[str, int]) -> bool:
+        """Extend what is covered by statements that are covered; return whether there were any."""
+        changed = False
+        for name, scan in self._by_name.items():
+            for index, statement in scan.statements:
+                known = covered.get(statement.name)
+                if index < covered[name] and known is not None and known < statement.records:
+                    covered[statement.name] = statement.records
+                    changed = True
+        return changed

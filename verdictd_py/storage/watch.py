@@ -1,0 +1,120 @@
+"""Watch over files and directories: one system call says whether any of them may have changed.
+
+inotify(7) reports changes of files, directories and links of this host; /proc/self/mountinfo
+reports mounts (proc(5)). The kernel queues a report before the call that makes the change
+returns, so that a change that a program has made is always seen by the next `epoch`.
+
+What inotify does not report: changes through a shared mapping, changes below an overlay file
+system that are made in its layers, changes by the server of a network file system. Therefore
+callers compare the status of the files again after `held.FRESH_SECONDS`, and `resident` excludes
+network file systems.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import weakref
+from collections.abc import Iterable
+from contextlib import suppress
+from threading import Lock
+from typing import Final, Self
+
+# Masks of inotify(7). Reading a file, or its status, is none of them.
+_CONTENT: Final = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200
+"""IN_MODIFY, _ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE."""
+_SELF: Final = 0x4 | 0x400 | 0x800
+"""IN_ATTRIB (owner, mode, number of links), IN_DELETE_SELF, IN_MOVE_SELF."""
+_EXACTLY: Final = 0x02000000 | 0x20000000
+"""IN_DONT_FOLLOW; IN_MASK_ADD, because one file may be watched by several owners."""
+_FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK, IN_CLOEXEC
+
+_READ_BYTES: Final = 64 * 1024
+"""Maximum size of reports that are read at a time; further ones count as the next change."""
+
+_MOUNTS: Final = "/proc/self/mountinfo"
+
+_LIBC: Final = ctypes.CDLL(None)
+_LIBC.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+_LIBC.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
+
+
+class Watch:
+    """Counter of the changes of everything that is watched. Any thread may use it.
+
+    It is not open for a file system: what it watches can be unmounted, which is a change.
+    """
+
+    def __init__(self, changes: int, mounts: int) -> None:
+        self._changes = changes
+        self._mounts = mounts
+        self._poll = select.poll()
+        self._poll.register(changes, select.POLLIN)
+        self._poll.register(mounts, select.POLLPRI)
+        self._lock = Lock()
+        self._epoch = 0
+        self._watched: dict[object, frozenset[int]] = {}
+        weakref.finalize(self, _close, changes, mounts)
+
+    @classmethod
+    def start(cls) -> Self | None:
+        """Return a watch over nothing; None if the kernel has none for this process."""
+        changes = _LIBC.inotify_init1(_FLAGS)
+        if changes < 0:
+            return None
+        try:
+            mounts = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(changes)
+            return None
+        return cls(changes, mounts)
+
+    def epoch(self) -> int:
+        """Return a number that differs from that before any change; it never waits."""
+        with self._lock:
+            return self._current()
+
+    def cover(
+        self, owner: object, contents: Iterable[str], places: Iterable[str] = ()
+    ) -> int | None:
+        """Watch paths in place of those that this owner watched before.
+
+        A status that is compared after this call is valid as long as `epoch` returns the same.
+
+        Args:
+            contents: files, and directories with the names in them; links are not followed.
+            places: directories and links of which only owner, mode and name matter.
+
+        Returns:
+            The epoch; None if a path cannot be watched, or something changes at this moment.
+        """
+        masks = [(path, _CONTENT | _SELF | _EXACTLY) for path in contents]
+        masks += [(path, _SELF | _EXACTLY) for path in places]
+        with self._lock:
+            before = self._current()
+            added = {
+                _LIBC.inotify_add_watch(self._changes, os.fsencode(path), mask)
+                for path, mask in masks
+            }
+            self._forget(owner, frozenset(added))
+            return before if min(added, default=0) >= 0 and self._current() == before else None
+
+    def _forget(self, owner: object, added: frozenset[int]) -> None:
+        """Remove what only this owner has watched and watches no longer."""
+        before = self._watched.get(owner, frozenset())
+        self._watched[owner] = added
+        for number in before.difference(*self._watched.values()):
+            _LIBC.inotify_rm_watch(self._changes, number)
+
+    def _current(self) -> int:
+        if self._poll.poll(0):
+            self._epoch += 1
+            with suppress(BlockingIOError):  # only a mount has changed
+                os.read(self._changes, _READ_BYTES)
+        return self._epoch
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
