@@ -16,6 +16,23 @@ _MAX_RANGES: Final = 16
 """Maximum number of language ranges that are read from a request."""
 
 
+OF_VALUES: Final = (
+    *("Overview", "Guests", "Reference values", "Policies", "Release", "Keys and resources"),
+    *("Collateral", "Audit", "refused", "not pinned", "problems"),
+    *("Accepted", "Refused", "Not verified", "Not appraised"),
+    *("in force", "expired", "retired", "valid", "expires soon", "in grace"),
+    *("fits", "differs", "any value"),
+    *("Reference set %(name)s", "Collateral %(name)s"),
+    *("Guests, RATS-TLS", "Guests, HTTP (RCAR)", "Management, gRPC", "Key provider", "Console"),
+    *("The request is wrong", "Not allowed", "Not found", "Not allowed here"),
+    *("Nothing was changed", "The form is too large", "Too many requests", "Internal error"),
+    *("Not available now", "The request failed"),
+    *("The key is created.", "The key is deleted.", "The resource is deleted."),
+    *("The set is retired.", "The set is deleted."),
+)
+"""Texts that pages translate from values of other modules, where a search does not find them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Language:
     """A language of the pages.

@@ -95,9 +95,16 @@ def _measurements(reasons: Sequence[v1.Reason], say: Language) -> str:
     elif new:
         texts.append(say("%(names)s are not reference values.", names=_listed(new, say)))
     for name, digits in close.items():
-        one = say("%(name)s differs from an accepted value in one digit.", name=name)
-        more = "%(name)s differs from an accepted value in %(number)d digits."
-        texts.append(one if digits == 1 else say(more, name=name, number=digits))
+        if digits == 1:
+            texts.append(say("%(name)s differs from an accepted value in one digit.", name=name))
+            continue
+        texts.append(
+            say(
+                "%(name)s differs from an accepted value in %(number)d digits.",
+                name=name,
+                number=digits,
+            )
+        )
     return " ".join(texts)
 
 
