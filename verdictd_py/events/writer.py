@@ -82,6 +82,11 @@ class LogWriter:
             elif self._size - len(data) < MAX_WRITE_BYTES <= self._size:
                 self._timer.set(_AT_ONCE)  # more than one write takes
 
+    @property
+    def queue_length(self) -> int:
+        """Number of lines that wait."""
+        return len(self._lines)
+
     def close(self, seconds: float = CLOSE_SECONDS) -> int:
         """Write the lines that wait, within a time limit.
 
