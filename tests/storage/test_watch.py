@@ -336,5 +336,36 @@ def test_what_is_watched_no_longer_is_not_reported(watch: Watch, tmp_path: Path)
     assert watch.epoch() != epoch
 
 
+def test_names_in_a_directory_above_are_not_reported(watch: Watch, tmp_path: Path) -> None:
+    """Other programs may change what they want in `/var/lib`, or `/tmp`."""
+    inner, other = tmp_path / "inner", tmp_path / "other"
+    inner.mkdir()
+    other.write_text("")
+    epoch = watch.cover("test", [str(inner)], [str(tmp_path)])
+    assert epoch is not None
+    other.chmod(0o600)
+    (tmp_path / "new").write_text("")
+    assert watch.epoch() == epoch
+    other.chmod(0o644)
+    (inner / "new").write_text("")
+    assert watch.epoch() != epoch
+
+
+def test_a_change_while_paths_are_added(
+    watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path may then be that of another file than the one that is watched."""
+    file = tmp_path / "file"
+    file.write_text("")
+    replace = Watch._replace
+
+    def late(self: Watch, *arguments: object) -> None:
+        replace(self, *arguments)  # type: ignore[arg-type]
+        file.write_text("changed")
+
+    monkeypatch.setattr(Watch, "_replace", late)
+    assert watch.cover("test", [str(file)]) is None
+
+
 def test_a_path_that_cannot_be_watched(watch: Watch, tmp_path: Path) -> None:
     assert watch.cover("test", [str(tmp_path / "missing")]) is None
