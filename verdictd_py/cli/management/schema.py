@@ -14,7 +14,7 @@ from typing import Any, Final
 from google.protobuf.descriptor import FieldDescriptor
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
-from verdictd_py.cli.management import watching
+from verdictd_py.cli.management import console_commands, watching
 from verdictd_py.cli.management.client import BrokerClient
 from verdictd_py.cli.management.command import Command
 from verdictd_py.cli.management.data import enumerated, is_time
@@ -124,6 +124,10 @@ _OTHERS: Final[dict[str, tuple[str, Schema]]] = {
             message=_TEXT,
         ),
     ),
+    console_commands.KIND: (
+        "a link that signs in to the web console once",
+        _members(url=_TEXT, valid_seconds=_NUMBER),
+    ),
     "done": ("a change; `name` is the changed object", _members(done=_DONE, name=_TEXT_OR_NULL)),
     "content": (
         "a stored content",
@@ -221,7 +225,22 @@ def schema() -> Schema:
 
 def schema_of(kind: str) -> Schema:
     """Return the JSON Schema of one kind of document."""
-    return {**schema(), "title": kind, "oneOf": [_ref(kind)]}
+    everything = schema()
+    names = _referenced(everything["$defs"], kind)
+    definitions = {name: everything["$defs"][name] for name in sorted(names)}
+    return {**everything, "title": kind, "oneOf": [_ref(kind)], "$defs": definitions}
+
+
+def _referenced(definitions: dict[str, Schema], name: str) -> set[str]:
+    """Return the names of all definitions on which one depends, with its own."""
+    names, pending = set[str](), [name]
+    while pending:
+        current = pending.pop()
+        if current not in names:
+            names.add(current)
+            text = json.dumps(definitions[current])
+            pending += [other for other in definitions if f'"#/$defs/{other}"' in text]
+    return names
 
 
 def _definitions() -> dict[str, Schema]:
