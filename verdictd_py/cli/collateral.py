@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from verdictd_py import config
 from verdictd_py import daemon as app
+from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import (
     EXIT_OK,
     EXIT_REFUSED,
@@ -65,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
         for collateral in _read(file)
     ]
     if options.json:
-        print(json.dumps(rows, indent=2))
+        CommandOutput("collateral-list", rows).print(Form.JSON)
     else:
         for row in rows:
             text = "  ".join(f"{name}={value}" for name, value in row.items() if value != "")

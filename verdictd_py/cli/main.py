@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Final
 
 from verdictd_py.cli.hardening import require_executable_memory
-from verdictd_py.cli.parsing import fail, with_help
+from verdictd_py.cli.parsing import EXIT_USAGE, Failed, fail, with_help
 from verdictd_py.errors import VerdictdError
 
 EXIT_BROKEN_PIPE: Final = 141
@@ -33,6 +33,18 @@ COMMANDS: Final = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; it loads only the module of the given command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(arguments)
+    except Failed as error:
+        if "--json" in arguments:
+            from verdictd_py.cli.output import errors  # noqa: PLC0415  # for errors only
+
+            form = errors.requested_form(arguments)
+            errors.report(form, EXIT_USAGE, error.name, error.message)
+        raise
+
+
+def _main(arguments: list[str]) -> int:
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     if arguments and not name and not arguments[0].startswith("-"):
         from verdictd_py.cli import suggest  # noqa: PLC0415  # for errors only
@@ -52,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except VerdictdError as error:
-        fail(f"verdictd-py {name}".strip(), str(error))
+        fail(f"verdictd-py {name}".strip(), str(error), error.code)
     except BrokenPipeError:  # the reader closed the pipe
         sys.stdout = None  # nothing to flush at exit
         return EXIT_BROKEN_PIPE
