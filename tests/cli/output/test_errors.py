@@ -18,7 +18,6 @@ from verdictd_py.cli import verdict
         (("appraise", "--json"), "usage", "FILE"),
         (("policy", "check", "--json", "--nonsense"), "usage", "--nonsense"),
     ],
-    ids=" ".join,
 )
 def test_an_error_of_verdictd_py(
     capfdbinary: pytest.CaptureFixture[bytes], words: tuple[str, ...], code: str, message: str
@@ -40,7 +39,6 @@ def test_an_error_of_verdictd_py(
         (("--json", "-c", "unix:/nonexistent", "status"), 3, "no-broker"),
         (("--list-gpg-keys", "--json", "-c", "unix:/nonexistent"), 3, "no-broker"),
     ],
-    ids=" ".join,
 )
 def test_an_error_of_verdict_py(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...], status: int, code: str
@@ -48,8 +46,7 @@ def test_an_error_of_verdict_py(
     try:
         ended = verdict.main(words)
     except SystemExit as end:
-        assert isinstance(end.code, int)
-        ended = end.code
+        ended = int(end.code or 0)
     out, err = capsys.readouterr()
     document = json.loads(out)
     follows(document, "error")
