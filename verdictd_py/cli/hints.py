@@ -37,7 +37,7 @@ async def explained(connection: Connection) -> AsyncIterator[None]:
         text = await _explanation(connection, str(error))
         if not text:
             raise
-        raise BrokerFailed(text, answered=False) from None
+        raise BrokerFailed(text, answered=False, reason=error.reason) from None
 
 
 async def _explanation(connection: Connection, message: str) -> str:
