@@ -17,6 +17,7 @@ from typing import Final
 from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.explanation import explain_appraisal
+from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, moment, read_file
 from verdictd_py.config import MAX_GRACE_DAYS
@@ -91,6 +92,7 @@ def build_parser() -> Parser:
         "--min-tcb-evaluation", metavar="N", type=_count, default=0, help="as the daemon's (0)"
     )
     parser.add_argument("--json", action="store_true", help="output as JSON")
+    add_timeout(parser)
     return parser
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, moment, printable
 from verdictd_py.config import DEFAULT_DATA_DIR
@@ -96,6 +97,7 @@ def build_parser() -> Parser:
     export.add_argument("--output", metavar="FILE", type=Path, help="(standard output)")
     for action in (tail, search, export):
         _add_filter(action)
+    add_timeout(parser)
     return parser
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from verdictd_py import config
 from verdictd_py import daemon as app
+from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import (
     EXIT_OK,
@@ -100,6 +101,7 @@ def build_parser() -> Parser:
         command.add_argument("--json", action="store_true")
     for action in actions.choices.values():
         action.add_argument("--root-ca", metavar="FILE", type=Path, help="DER or PEM (Intel's)")
+    add_timeout(parser)
     return parser
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, printable, read_file
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
@@ -81,6 +82,7 @@ def build_parser() -> Parser:
             action="store_true",
             help="for guests that extend RTMR3 at run time without log entries",
         )
+    add_timeout(parser)
     return parser
 
 

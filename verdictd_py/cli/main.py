@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Final
 
 from verdictd_py.cli.hardening import require_executable_memory
+from verdictd_py.cli.output import progress
+from verdictd_py.cli.output.limits import TimeExpired, limited, requested
 from verdictd_py.cli.parsing import EXIT_USAGE, Failed, fail, with_help
 from verdictd_py.errors import VerdictdError
 
@@ -28,6 +31,20 @@ COMMANDS: Final = {
     "man": "the manual page of verdictd-py or verdict-py",
     "policy": "check and test a policy without a broker, exactly as the daemon would",
 }
+
+
+_LIMITED: Final = frozenset({"appraise", "audit", "collateral", "eventlog", "policy"})
+"""Commands that take any time and answer at their end: they have progress and `--timeout`."""
+
+
+@contextmanager
+def _supervised(name: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Report the progress of a command, and limit its time if `--timeout` is given."""
+    if name not in _LIMITED:
+        yield
+        return
+    with progress.until_output(f"verdictd-py {name}"), limited(requested(arguments)):
+        yield
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,9 +77,12 @@ def _main(arguments: list[str]) -> int:
     module = import_module(f"verdictd_py.cli.{name.replace('-', '_') or 'daemon'}")
     run: Callable[[Sequence[str]], int] = module.run
     try:
-        status = run(arguments[1:] if name else arguments)
+        with _supervised(name, arguments):
+            status = run(arguments[1:] if name else arguments)
         sys.stdout.flush()
         return status
+    except TimeExpired as error:
+        fail(f"verdictd-py {name}", str(error), "timeout")
     except VerdictdError as error:
         fail(f"verdictd-py {name}".strip(), str(error), error.code)
     except BrokenPipeError:  # the reader closed the pipe
