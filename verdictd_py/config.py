@@ -117,6 +117,8 @@ class Settings(BaseModel):
     client_api_key: Path | None = None
     client_api_ca: Path | None = None
     client_api_roles: Path | None = None
+    console: str | None = None
+    console_read_only: bool = False
     kbs_http: str | None = None
     kbs_tls_cert: Path | None = None
     kbs_tls_key: Path | None = None
@@ -166,6 +168,7 @@ class Settings(BaseModel):
     audit_keep_days: Annotated[float, Field(gt=0)] | None = None
     audit_keep_bytes: Annotated[int, Field(ge=4096)] | None = None
     log_format: Literal["text", "json"] = "text"
+    status: str | None = None
     workers: int | Literal["auto"] = 1
 
     @field_validator("workers", mode="before")
@@ -238,7 +241,7 @@ class Settings(BaseModel):
                 )
         return pins
 
-    @field_validator("listen", "kbs_http")
+    @field_validator("listen", "kbs_http", "status", "console")
     @classmethod
     def _check_listen(cls, value: str | None) -> str | None:
         if value is not None:
@@ -334,6 +337,10 @@ class Settings(BaseModel):
     def wrap_key_segments(self) -> tuple[str, ...] | None:
         """First segments of the keys that callers who may only wrap may create."""
         return None if self.wrap_key_prefix is None else _segments(self.wrap_key_prefix)
+
+    @property
+    def status_address(self) -> Address | None:
+        return None if self.status is None else Address.parse(self.status)
 
     @property
     def kbs_http_address(self) -> Address | None:

@@ -79,6 +79,14 @@ StoragePart = Annotated[
     str, FieldInfo("Part of the storage: `data directory` or `sessions`.", characters=64)
 ]
 WorkerNumber = Annotated[int, FieldInfo("Number of the guest worker, from 1.")]
+LimitName = Annotated[
+    str,
+    FieldInfo(
+        "Limit that was reached: `address`, `connections`, `platform`, `platforms`, "
+        "`descriptors`, `token`, `caller`, `callers`, `new-keys` or `other`.",
+        characters=64,
+    ),
+]
 KbsUrl = Annotated[str, FieldInfo("URL of the HTTP listener, if there is one.", characters=512)]
 
 
@@ -268,6 +276,30 @@ class KeyCreated(Event):
 
     caller: CallerName
     kid: KeyName
+
+
+@event("console.link-created", audit=Audit.YES)
+class ConsoleLinkCreated(Event):
+    """A caller of the client API gets a link, with which a person signs in to the console once."""
+
+    caller: CallerName
+
+
+@event("console.signed-in", audit=Audit.YES)
+class ConsoleSignedIn(Event):
+    """A person signs in to the console."""
+
+    caller: CallerName
+    peer: Peer
+
+
+@event("console.refused", level=Level.WARNING, by_peers=True)
+class ConsoleRefused(Event):
+    """The console refused a sign-in, a change without its token, or a request for another host."""
+
+    peer: Peer
+    doing: Operation
+    reason: Reason
 
 
 @event("key.registered", audit=Audit.YES)
@@ -713,6 +745,7 @@ class ConnectionRefused(Event):
 
     peer: Peer | None = None
     reason: Reason
+    limit: LimitName | None = None
 
 
 @event("connection.closed", by_peers=True)
@@ -767,6 +800,7 @@ class RequestFailed(Event):
     code: Code
     status: Status | None = None
     reason: Reason
+    limit: LimitName | None = None
 
 
 @event("request.unattested", by_peers=True)

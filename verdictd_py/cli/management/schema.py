@@ -14,7 +14,7 @@ from typing import Any, Final
 from google.protobuf.descriptor import FieldDescriptor
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
-from verdictd_py.cli.management import watching
+from verdictd_py.cli.management import console_commands, watching
 from verdictd_py.cli.management.client import BrokerClient
 from verdictd_py.cli.management.command import Command
 from verdictd_py.cli.management.data import enumerated, is_time
@@ -91,6 +91,10 @@ _OTHERS: Final[dict[str, tuple[str, Schema]]] = {
             },
             message=TEXT,
         ),
+    ),
+    console_commands.KIND: (
+        "a link that signs in to the web console once",
+        members(url=TEXT, valid_seconds=NUMBER),
     ),
     "done": ("a change; `name` is the changed object", members(done=_DONE, name=TEXT_OR_NULL)),
     "content": (
