@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from verdictd_py import config
 from verdictd_py import daemon as app
+from verdictd_py.cli.output.limits import add_timeout
+from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import (
     EXIT_OK,
     EXIT_REFUSED,
@@ -65,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
         for collateral in _read(file)
     ]
     if options.json:
-        print(json.dumps(rows, indent=2))
+        CommandOutput("collateral-list", rows).print(Form.JSON)
     else:
         for row in rows:
             text = "  ".join(f"{name}={value}" for name, value in row.items() if value != "")
@@ -99,6 +101,7 @@ def build_parser() -> Parser:
         command.add_argument("--json", action="store_true")
     for action in actions.choices.values():
         action.add_argument("--root-ca", metavar="FILE", type=Path, help="DER or PEM (Intel's)")
+    add_timeout(parser)
     return parser
 
 
