@@ -289,6 +289,7 @@ class TestFloods:
         assert {kind.spec.name for kind in CATALOGUE if kind.spec.by_peers} == {
             "connection.closed",
             "connection.failed",
+            "connection.probed",
             "connection.refused",
             "connection.timeout",
             "guest.not-judged",
