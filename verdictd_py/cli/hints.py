@@ -67,7 +67,11 @@ async def with_near_miss(
     try:
         yield
     except BrokerFailed as error:
-        hint = await _near_miss(client, words, options) if error.answered else ""
+        # A message that ends with a question has the broker's own hint.
+        complete = error.reason == "ambiguous" or str(error).endswith("?")
+        hint = ""
+        if error.answered and not complete:
+            hint = await _near_miss(client, words, options)
         if not hint:
             raise
         text = f"{error}; did you mean {hint}?"
