@@ -292,6 +292,7 @@ class TestFloods:
             "connection.probed",
             "connection.refused",
             "connection.timeout",
+            "console.refused",
             "guest.not-judged",
             "guest.refused",
             "request.answered",

@@ -52,7 +52,7 @@ def of_client_api(addresses: tuple[Address, ...], *, ca: Path | None) -> str:
 
 
 async def other_grpc_service(channel: grpc.aio.Channel, address: str) -> str:
-    """Return a sentence about a gRPC server that is no broker; empty if it is one.
+    """Return a sentence about a gRPC server that is not a broker; empty if it is one.
 
     A broker of upstream has none of the services of this project, but those of `clientapi`.
     """

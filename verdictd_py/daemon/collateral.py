@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,17 @@ from typing import TYPE_CHECKING
 from verdictd_py.config import Settings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.domain.events import WarningEnvironment
-from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
+from verdictd_py.errors import (
+    AttestationError,
+    CollateralUnavailable,
+    ConfigError,
+    StorageError,
+)
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.cache import CollateralCache, Fetch
-from verdictd_py.tees.intel.collateral.check import check_collateral
+from verdictd_py.tees.intel.collateral.check import check_collateral, ends_at, issued_at
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
@@ -68,6 +74,7 @@ class CollateralService:
         self._elsewhere = elsewhere
         self._client: httpx.AsyncClient | None = None
         self._cache: CollateralCache | None = None
+        self._files: FileCollateral | None = None
         self._newest = NewestCollateral(
             root_key_digest(root_ca_der), store=store, events=events, changed=changed
         )
@@ -94,13 +101,15 @@ class CollateralService:
         root_key = root_key_digest(root_ca_der)
         if settings.collateral is not None or not settings.collateral_url:
             inspect = partial(_problem_of, root_key, clock)
-            return collateral_source(
+            source = collateral_source(
                 settings.collateral,
                 events,
                 inspect,
                 refuse_endorsements=settings.refuse_endorsements,
                 changed=self._changed,
             )
+            self._files = _files(source)
+            return source
         self._cache = CollateralCache(
             self._elsewhere or self._service(settings, events, root_key).fetch,
             store,
@@ -133,6 +142,22 @@ class CollateralService:
             update=settings.collateral_update,
         )
 
+    async def sets(self) -> tuple[tuple[CollateralRequest, Collateral], ...]:
+        """Return the collateral that the broker has now, by platform type.
+
+        Another process may fetch for this one; the copies that it stored are read first.
+        """
+        if self._cache is not None:
+            with suppress(StorageError):  # the health reports it
+                await self._cache.restore()
+            return self._cache.sets()
+        return () if self._files is None else self._files.sets()
+
+    @property
+    def grace(self) -> timedelta:
+        """How long collateral is still used after it expired."""
+        return self._grace
+
     async def valid(self, request: CollateralRequest) -> Collateral:
         """Return valid collateral of the service, for another process of the broker.
 
@@ -144,6 +169,17 @@ class CollateralService:
         if self._cache is None:
             raise CollateralUnavailable("this process queries no collateral service")
         return await self._cache.valid(request)
+
+    @property
+    def validity(self) -> tuple[tuple[datetime, datetime], ...]:
+        """Issue and end of the collateral in memory, the newest set of each platform type."""
+        if self._cache is not None:
+            return tuple((each.start, each.end) for each in self._cache.validity)
+        found = []
+        for _, collateral in () if self._files is None else self._files.sets():
+            with suppress(ValueError, AttestationError):  # it has no dates; a warning reports it
+                found.append((issued_at(collateral), ends_at(collateral)))
+        return tuple(found)
 
     async def problem(self) -> str:
         """Return for which platform types there is no valid collateral; empty for none."""
@@ -159,6 +195,12 @@ class CollateralService:
         if self._client is not None:
             await self._client.aclose()
         await self._newest.flush()
+
+
+def _files(source: CollateralSource) -> FileCollateral | None:
+    """Return the operator's files in a source of `collateral_source`."""
+    sources = source.sources if isinstance(source, FirstAnswer) else (source,)
+    return next((each for each in sources if isinstance(each, FileCollateral)), None)
 
 
 def _when_it_expires(low: float, high: float) -> float:

@@ -106,7 +106,7 @@ class GuestConnection:
         refusal, because real clients print no refusal of `version`.
 
         Raises:
-            BrokerRefused: the guest is refused, or cannot be judged.
+            BrokerRefused: the guest is refused, or cannot be appraised.
         """
         await self.call({"command": "version"})
         return str((await self.call({"command": "version"}))["version"])

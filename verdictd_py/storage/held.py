@@ -1,6 +1,6 @@
 """Cache of the files of one directory, whose status is compared at each use.
 
-The files are no secrets: policies, reference data, named sets. A change by any process, also an
+The files are not secrets: policies, reference data, named sets. A change by any process, also an
 edit by hand, is effective at the next use, because that compares status with status:
 
 * of the data directory and the way to it (`resident.Root`);

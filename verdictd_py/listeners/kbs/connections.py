@@ -8,7 +8,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
+from verdictd_py.domain import correlation
 from verdictd_py.domain.events import (
     ConnectionFailed,
     ConnectionProbed,
@@ -37,6 +38,7 @@ from verdictd_py.listeners.proxies import Origin, Proxies, peek
 from verdictd_py.listeners.shares import Share, Shares
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
+from verdictd_py.stages import Meter, Stage, begin, measured
 
 _MAX_HEADER_BYTES: Final = 72 * 1024
 """Maximum size of one header: a token has up to 32 KiB, and proxies add to it."""
@@ -51,6 +53,9 @@ _MAX_WAITING_BYTES: Final = 2 * MAX_BODY_BYTES
 """Maximum number of received bytes of a connection that are not answered yet: a body in chunks,
 or requests after it."""
 
+_OWN_TYPES: Final = (answers.JSON, "text/html")
+"""Types of the answers that the routes make; the library's own are plain text."""
+
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 """First bytes of a ClientHello (RFC 8446, 5.1), which begin no request of HTTP."""
 
@@ -59,6 +64,10 @@ HTTPS_TO_HTTP: Final = (
     "--kbs-tls-cert and --kbs-tls-key"
 )
 HTTP_TO_HTTPS: Final = "the client sent plain HTTP to the HTTPS port; have it use https://"
+
+CONNECTION_ID: Final = "X-Connection-Id"
+"""Header of each answer: the id of the connection in log and audit trail, with which the ids of
+appraisals and incidents begin. Clients ignore it."""
 
 _SILENT: Final = logging.getLogger("verdictd_py.http")
 """Logger for the library that discards everything: the library would log what clients sent."""
@@ -292,16 +301,18 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send an answer within the time limit."""
-        if resp.status >= 400 and resp.content_type != answers.JSON:
+        if resp.status >= 400 and resp.content_type not in _OWN_TYPES:
             # The library's own answer. The requested path is not logged: the client chose it.
             self._record(f"{request.method} unknown", resp.status, str(resp.reason))
             resp = answers.refused(resp.status, str(resp.reason), resp.headers.get("Allow"))
         resp.headers["Server"] = "verdictd-py"
+        resp.headers[CONNECTION_ID] = correlation.current().id
         if self._draining and not self.awaited:
             resp.force_close()
         try:
             sending = super().finish_response(request, resp, start_time)
-            return await within(self._limits.request, sending)
+            with measured(Stage.ANSWER):
+                return await within(self._limits.request, sending)
         except TimeoutError:
             self.abort()
             return resp, True
@@ -376,6 +387,8 @@ class Acceptor:
         tls: returns the TLS settings for a connection; None for plain HTTP.
         proxies: proxies that send the address of their client.
         census: counters of all workers, None if there is one process.
+        meter: measures connections; None if nothing is measured.
+        name: name of the background work that accepts.
 
     Attributes:
         shares: the connections by source.
@@ -389,7 +402,11 @@ class Acceptor:
         proxies: Proxies,
         tls: Callable[[], ssl.SSLContext] | None,
         census: ListenerCensus | None = None,
+        name: str = "kbs_http.accept",
+        meter: Meter | None = None,
     ) -> None:
+        self._name = name
+        self._meter = meter
         self._parts = _Parts(events, limits, proxies)
         self._tls = tls
         self._listening: socket.socket | None = None
@@ -406,7 +423,7 @@ class Acceptor:
             self._take(server, accepted, name)
 
         self._accepting = background(
-            "kbs_http.accept", partial(accept, listening, take, self._parts.events), essential=True
+            self._name, partial(accept, listening, take, self._parts.events), essential=True
         )
 
     async def drain(self, seconds: float) -> None:
@@ -440,6 +457,7 @@ class Acceptor:
 
     def _take(self, server: web.Server, accepted: socket.socket, name: object) -> None:
         peer = self._parts.proxies.peer(name)
+        begin("kbs_http", self._meter)
 
         def close() -> None:
             task.cancel()
@@ -448,7 +466,9 @@ class Acceptor:
             share = self.shares.enter(peer.source, close)
         except Overloaded as error:
             accepted.close()
-            self._parts.events.record(ConnectionRefused(peer=peer.text, reason=str(error)))
+            self._parts.events.record(
+                ConnectionRefused(peer=peer.text, reason=str(error), limit=error.limit)
+            )
             return
         task = asyncio.create_task(self._serve(server, accepted, peer, share))
         self._tasks[task] = None
@@ -471,7 +491,7 @@ class Acceptor:
             opening.close()
             if share.evicted:
                 self._parts.events.record(
-                    ConnectionRefused(peer=opening.client, reason=share.evicted)
+                    ConnectionRefused(peer=opening.client, reason=share.evicted, limit=share.limit)
                 )
             share.leave()
 
@@ -502,7 +522,8 @@ class Acceptor:
                 if tls is not None and not await peek(opening.accepted, 1):
                     raise EOFError
                 opening.silent = False
-                await connect(opening.accepted, create, tls, seconds=seconds)
+                with nullcontext() if tls is None else measured(Stage.HANDSHAKE):
+                    await connect(opening.accepted, create, tls, seconds=seconds)
         except (ProxyHeaderInvalid, Overloaded) as error:
             events.record(ConnectionFailed(peer=opening.origin.text, reason=str(error)))
         except ssl.SSLError as error:
