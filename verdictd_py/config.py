@@ -168,6 +168,7 @@ class Settings(BaseModel):
     audit_keep_days: Annotated[float, Field(gt=0)] | None = None
     audit_keep_bytes: Annotated[int, Field(ge=4096)] | None = None
     log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
     workers: int | Literal["auto"] = 1
 
