@@ -164,6 +164,7 @@ class Settings(BaseModel):
     audit_rotate_bytes: Annotated[int, Field(ge=4096)] | None = 256 * 1024 * 1024
     audit_rotate_hours: Annotated[float, Field(gt=0)] | None = None
     audit_keep_days: Annotated[float, Field(gt=0)] | None = None
+    audit_reserve_bytes: Annotated[int, Field(ge=0, le=2**40)] = 16 * 1024 * 1024
     audit_keep_bytes: Annotated[int, Field(ge=4096)] | None = None
     log_format: Literal["text", "json"] = "text"
     workers: int | Literal["auto"] = 1

@@ -63,6 +63,7 @@ class Records:
             writer=writer,
             signer=None if key is None else HeadSigner.read(key),
             rotation=_rotation(settings),
+            reserve_bytes=settings.audit_reserve_bytes,
             retention=_retention(settings) if not writer else None,
         )
         return cls(audit, DecidingFiles(settings, unsafe, DigestLog(audit)))

@@ -109,6 +109,7 @@ class Budgets:
         self._recorded = dict.fromkeys(LIMITED, 0)
         self._omitted = dict.fromkeys(Class, 0)
         self._failed = 0
+        self._counts: tuple[int, ...] = (0,) * 5
         self._free: int | None = None
         self._measured_at = 0.0
         self._lock = Lock()
@@ -123,6 +124,7 @@ class Budgets:
             is_within = self._has_space(of) and (of not in LIMITED or self._is_within_minute(of))
             if not is_within:
                 self._omitted[of] += 1
+                self._count()
             return is_within
 
     def _is_within_minute(self, of: Class) -> bool:
@@ -154,15 +156,14 @@ class Budgets:
     @property
     def counts(self) -> tuple[int, ...]:
         """Counts of events that are not in the trail, in the order of `traildirectory.COUNTS`."""
-        with self._lock:
-            return self._counts()
+        return self._counts
 
-    def _counts(self) -> tuple[int, ...]:
+    def _count(self) -> None:
+        """Compute `counts` again, which is read much more often than it changes."""
         omitted = self._omitted
-        refusals = omitted[Class.UNAUTHENTICATED] + omitted[Class.REFUSALS]
-        return (
+        self._counts = (
             omitted[Class.UNAUTHENTICATED],
-            refusals,
+            omitted[Class.UNAUTHENTICATED] + omitted[Class.REFUSALS],
             omitted[Class.DENIALS],
             omitted[Class.WRAPS],
             self._failed + omitted[Class.RELEASES],
@@ -171,8 +172,9 @@ class Budgets:
     def take(self) -> AuditNotKept | None:
         """Return the counts since the last call; None if all events are in the trail."""
         with self._lock:
-            unauthenticated, refusals, denials, wraps, failed = counts = self._counts()
+            unauthenticated, refusals, denials, wraps, failed = counts = self._counts
             self._omitted, self._failed = dict.fromkeys(Class, 0), 0
+            self._count()
         if not any(counts):
             return None
         return AuditNotKept(
@@ -192,8 +194,10 @@ class Budgets:
             self._omitted[Class.DENIALS] += event.denials or 0
             self._omitted[Class.WRAPS] += event.wraps or 0
             self._failed += event.failed
+            self._count()
 
     def add_failed(self, events: int) -> None:
         """Count events whose records could not be written."""
         with self._lock:
             self._failed += events
+            self._count()

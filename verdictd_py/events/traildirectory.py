@@ -35,7 +35,7 @@ stop the others: their files may then not be named by each other."""
 
 _STATE_PREFIX: Final = "."
 _STATE_SUFFIX: Final = ".state"
-_STATE: Final = struct.Struct("<8sQ64s8Q")  # magic, records, digest, counts
+_STATE: Final = struct.Struct("<8sQ64s5Q")  # magic, records, digest, counts
 _MAGIC: Final = b"VPAUDIT1"
 _STATE_BYTES: Final = 4096
 _TAIL_BYTES: Final = 64 * 1024
@@ -107,11 +107,15 @@ class StateFile:
         return cls(path, descriptor)
 
     def write(self, records: int, digest: str, counts: Sequence[int]) -> None:
-        """Replace the content; an error is ignored, because the trail itself has the records."""
-        padded = (*counts, *(0,) * (8 - len(counts)))
-        with suppress(OSError):
-            data = _STATE.pack(_MAGIC, records, digest.encode("ascii"), *padded)
+        """Replace the content, with one count for each of `COUNTS`.
+
+        An error is ignored, because the trail itself has the records.
+        """
+        data = _STATE.pack(_MAGIC, records, digest.encode("ascii"), *counts)
+        try:
             os.pwrite(self._descriptor, data, 0)
+        except OSError:
+            return
 
     def close(self, *, remove: bool = False) -> None:
         """Release the lock.

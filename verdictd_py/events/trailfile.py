@@ -23,6 +23,8 @@ HEAD_RECORDS: Final = 1000
 HEAD_SECONDS: Final = 60.0
 """Age of a record without a head at which a head is due."""
 
+NO_COUNTS: Final = (0,) * len(COUNTS)
+
 _STATEMENTS: Final = 64
 """Statements in one record, see the events `AuditBegan` and `AuditNamed`."""
 
@@ -191,7 +193,7 @@ class TrailFile:
 
     def retire(self) -> None:
         """Close the file, because this process continues in another one, with its counts."""
-        self.note(())
+        self.note(NO_COUNTS)
         self.close()
 
     def close(self) -> None:
