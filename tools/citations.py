@@ -2,7 +2,8 @@
 
 Usage: citations.py [--root DIR]   exit status 1 where something does not resolve.
 
-Six kinds of reference are checked:
+The syntax of the code blocks of pages is checked as well (`codeblocks.py`), and that the index of
+the documentation (`docs/README.md`) has every page. Six kinds of reference are checked:
 
 1. A Markdown file named in a source or page: `wire-rcar.md`, `docs/guide.md`. It resolves relative
    to the file that names it, to the root, or to one of the folders of documentation.
@@ -24,6 +25,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Final
+
+from tools.codeblocks import broken_blocks
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SOURCES: Final = (
@@ -70,7 +73,7 @@ def problems(root: Path) -> Iterator[str]:
         found = [*citations(root, path, text), *decisions(root, text)]
         if path.suffix == ".md":
             found += [*links(root, path, text)]
-            found += [*commands(root, text)]
+            found += [*commands(root, text), *broken_blocks(text), *not_listed(root, path, text)]
             if path.name != "CHANGELOG.md":  # it tells of files that were
                 found += [*modules(root, path, text), *named_tests(root, path, text)]
         for offset, problem in sorted(found):
@@ -176,6 +179,19 @@ def listed_commands(root: Path) -> tuple[str, ...]:
     """Return the commands of `./dev`."""
     script = root / "dev"
     return tuple(_USAGE.findall(script.read_text(encoding="utf-8"))) if script.is_file() else ()
+
+
+def not_listed(root: Path, path: Path, text: str) -> Iterator[tuple[int, str]]:
+    """Yield each page in the folder of an index (`docs/**/README.md`) to which it has no link."""
+    if path.name != "README.md" or root / "docs" not in path.parents:
+        return
+    linked = {match[1].partition("#")[0] for match in _LINK.finditer(text)}
+    below = "**/*.md" if path.parent == root / "docs" else "*.md"
+    for page in sorted(path.parent.glob(below)):
+        name = page.relative_to(path.parent)
+        has_own_index = (page.parent / "README.md").is_file() and page.parent != path.parent
+        if page != path and not has_own_index and name.as_posix() not in linked:
+            yield 0, f"the index has no link to {name.as_posix()}"
 
 
 def resolve(root: Path, path: Path, name: str) -> Path | None:

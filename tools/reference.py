@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from argparse import Action
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from tools import contents
+from tools import commandlines, contents
 from verdictd_py.cli import daemon, exitstatus, programs
 from verdictd_py.cli.completion import tree
 from verdictd_py.cli.completion.shells import SCRIPTS
@@ -20,11 +22,15 @@ from verdictd_py.cli.management.schema import schema
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
+from verdictd_py.daemon.health import Health
+from verdictd_py.daemon.readings import Documents, Sources
 from verdictd_py.domain.events import CATALOGUE
 from verdictd_py.domain.eventtypes import FieldInfo
 from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.floods import LINES_PER_MINUTE
+from verdictd_py.events.log import LogEvents
 from verdictd_py.listeners.kbs import answers, description
+from verdictd_py.metrics import families
 from verdictd_py.tees.registry import known_tees
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -44,9 +50,11 @@ def main(argv: list[str]) -> int:
         "configuration.md": "".join(configuration()),
         "verdict-py.md": "".join(commands()),
         "verdict-py.schema.json": json.dumps(schema(), indent=1) + "\n",
+        "verdictd-py.md": "".join(command_lines()),
         "clientapi.md": "".join(api("clientapi")),
         "verdictd-v1.md": "".join(api("verdictd_v1")),
         "events.md": "".join(events()),
+        "metrics.md": "".join(metrics()),
         "contents.md": "".join((NOTE, *contents.table())),
         "kbs-errors.md": "".join(kbs_errors()),
         "kbs-openapi.json": json.dumps(json.loads(description.document(known_tees())), indent=1)
@@ -75,7 +83,8 @@ def configuration() -> Iterator[str]:
     yield (
         "The command line wins over the environment, the environment over the TOML file of "
         "`--config FILE`\n(or `VERDICTD_CONFIG`), and that over the defaults. An unknown key "
-        "is an error.\n\n| option | value | TOML key | environment | default | meaning |\n"
+        "is an error. `-V`, `--version` prints the version.\n\n"
+        "| option | value | TOML key | environment | default | meaning |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
     )
     for names, value, text in daemon.OPTIONS:
@@ -148,6 +157,75 @@ def exit_statuses() -> Iterator[str]:
         for words, meanings in exitstatus.statuses(program):
             texts = dict(meanings)
             yield _row(f"`{words}`", *(texts.get(number, "-") for number in range(4)))
+
+
+def metrics() -> Iterator[str]:
+    yield (
+        f"{NOTE}\n# Metrics\n\n`/metrics` of `--status` ([monitoring](../monitoring.md)). Counters "
+        "and histograms are those of all processes of the broker together.\nCounters end with "
+        "`_total`; histograms have `_bucket`, `_count` and `_sum`, in seconds.\n\n"
+        "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n"
+    )
+    for family in families.families(tuple(tee.name for tee in known_tees())):
+        name = f"{family.name}_total" if family.kind is families.Kind.COUNTER else family.name
+        yield _row(f"`{name}`", family.kind, "; ".join(map(_axis, family.axes)), family.help)
+    health = Health({}, LogEvents(len))
+    sources = Sources(datetime.now(UTC), health, dict, dict, lambda: (0, 0), tuple, dict, 0)
+    for reading in (*sources.readings(), *Documents(frozenset()).readings()):
+        labels = ", ".join(f"`{label}`" for label in reading.labels)
+        yield _row(f"`{reading.name}`", families.Kind.GAUGE, labels, reading.help)
+
+
+def _axis(axis: families.Axis) -> str:
+    """Return the names of labels with their values, unless there are too many."""
+    names = ", ".join(f"`{label}`" for label in axis.labels)
+    if len(axis.values) > 30:
+        return names
+    return f"{names}: {', '.join(' '.join(value) for value in axis.values)}"
+
+
+def command_lines() -> Iterator[str]:
+    yield (
+        f"{NOTE}\n# Commands of verdictd-py\n\n`verdictd-py` without a command is the daemon: "
+        "[configuration](configuration.md). The others need no daemon.\nExit status 0 done, 1 "
+        "refused, 2 wrong command line, unless the command says otherwise.\n"
+    )
+    for words, parser in commandlines.parsers():
+        if not words.startswith("verdictd-py "):
+            continue
+        depth = "#" * min(len(words.split()), 3)
+        yield f"\n{depth} {words}\n"
+        if parser.description:
+            yield f"\n{_escaped(parser.description)}\n"
+        rows = [
+            *((_value(action), "-", action) for action in commandlines.arguments(parser)),
+            *(
+                (f"`{'`, `'.join(action.option_strings)}`", _value(action), action)
+                for action in commandlines.options(parser)
+            ),
+        ]
+        if rows:
+            yield "\n| option | value | meaning |\n| --- | --- | --- |\n"
+        for names, value, action in rows:
+            yield _row(names, value, _meaning(action))
+        if parser.epilog:
+            yield f"\n```text\n{parser.epilog}\n```\n"
+
+
+def _meaning(action: Action) -> str:
+    text = " ".join((action.help or "").split()) % {"default": action.default, "prog": ""}
+    return _escaped(text)
+
+
+def _value(action: Action) -> str:
+    if action.nargs == 0:
+        return "-"
+    value = action.metavar or "\\|".join(map(str, action.choices or ())) or action.dest.upper()
+    return f"`{value}`".replace("\\|", "|")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("<", "\\<")
 
 
 def kbs_errors() -> Iterator[str]:

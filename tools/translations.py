@@ -3,9 +3,9 @@
 Usage: translations.py [--root DIR]   exit status 1 if a translation differs in structure.
 
 A page with the suffix `.zh.md` translates the page of the same name and folder. The levels of the
-headings, the code blocks and the numbers of rows of the tables must be the same, in the same order,
-and so must the set of the links' targets (an anchor within the page is translated with its
-heading).
+headings, the code blocks, the notes for `./dev walk` and the numbers of rows of the tables must be
+the same, in the same order, and so must the set of the links' targets (an anchor within the page is
+translated with its heading).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 SUFFIX: Final = ".zh.md"
 
 _FENCE: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_NOTE: Final = re.compile(r"^ *<!-- walk .*?-->$", re.MULTILINE | re.DOTALL)
 _HEADING: Final = re.compile(r"^(#{1,6}) +(.+)$", re.MULTILINE)
 _ROW: Final = re.compile(r"(?:^\|.*\|$\n?)+", re.MULTILINE)
 _LINK: Final = re.compile(r"\]\(([^()\s]+)\)")
@@ -57,6 +58,10 @@ def _code(text: str) -> list[str]:
     return _FENCE.findall(text)
 
 
+def _notes(text: str) -> list[str]:
+    return _NOTE.findall(text)
+
+
 def _headings(text: str) -> list[str]:
     return [level for level, _ in _HEADING.findall(_FENCE.sub("", text))]
 
@@ -77,6 +82,7 @@ def _links(text: str) -> list[str]:
 _PARTS: Final[dict[str, Callable[[str], list[str]]]] = {
     "heading": _headings,
     "code block": _code,
+    "note for ./dev walk": _notes,
     "table": _tables,
     "link": _links,
 }

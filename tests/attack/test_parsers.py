@@ -26,6 +26,7 @@ INTERESTING = (b"\x00", b"\xff", b"\x80", b'"', b"\\", b"{", b"[", b"-", b"9" * 
 
 
 @pytest.mark.parametrize("parser", PARSERS.values(), ids=PARSERS)
+@pytest.mark.timing
 def test_every_input_is_read_or_refused(parser: Parser) -> None:
     chance = random.Random(13)  # noqa: S311  # the same inputs each time
     seeds = list(parser.seeds())

@@ -71,6 +71,7 @@ def collector() -> Iterator[None]:
 @pytest.mark.broker(kbs=True)
 @pytest.mark.usefixtures("collector")
 @pytest.mark.parametrize("chosen", CHOSEN, ids=lambda chosen: chosen.name)
+@pytest.mark.timing
 async def test_no_input_occupies_the_event_loop(
     broker: RunningBroker, admins: AdminTokens, chosen: Input
 ) -> None:
@@ -95,6 +96,7 @@ async def test_no_input_occupies_the_event_loop(
 
 
 @pytest.mark.usefixtures("collector")
+@pytest.mark.timing
 async def test_the_start_does_not_occupy_the_event_loop(
     tmp_path: Path, platform: SimulatedPlatform
 ) -> None:

@@ -200,6 +200,7 @@ class SessionStoreConformance(ABC):
         assert await small.claims(name(1), now=NOW) == "k" * 400
         assert await small.token(name(1), now=NOW) == "t" * 400
 
+    @pytest.mark.timing
     async def test_a_flood_of_unanswered_challenges(self, store: SessionStore) -> None:
         """One guest answers its challenge among 20,000 that are never answered."""
         await store.add_token(name(1), "token", now=NOW, expires=END)

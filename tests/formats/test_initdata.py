@@ -255,6 +255,7 @@ def fill(unit: str, *, before: str = "", behind: str = "") -> str:
         ),
     ],
 )
+@pytest.mark.timing
 def test_no_document_takes_long_to_refuse(body: str) -> None:
     """A genuine guest can send any document, and all other guests wait meanwhile."""
 

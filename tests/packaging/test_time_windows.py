@@ -27,6 +27,48 @@ CLOCKS: Final = {"time.monotonic", "time.perf_counter", "time.monotonic_ns"}
 """Functions by which a test measures how long something really takes."""
 
 
+CPU_CLOCKS: Final = {"time.process_time", "time.thread_time", "cost", "LoopMeter"}
+"""What measures CPU time: of the library, and of `tests/support/{work,stalls}.py`."""
+
+LEAST_CPU_SECONDS: Final = 2
+
+
+def unmarked(source: str) -> Iterator[int]:
+    """Yield the line of each test that measures CPU time without the marker `timing`."""
+    lines = source.splitlines()
+    functions = {
+        node.name: node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    calls = {
+        name: {
+            ast.unparse(call.func)
+            for call in ast.walk(node)
+            if isinstance(call, ast.Call) and REASON not in lines[call.lineno - 1]
+        }
+        for name, node in functions.items()
+    }
+    measuring = set(CPU_CLOCKS)
+    while more := {name for name, called in calls.items() if called & measuring} - measuring:
+        measuring |= more
+    for name in sorted(measuring & functions.keys()):
+        marks = {ast.unparse(mark) for mark in functions[name].decorator_list}
+        if name.startswith("test_") and "pytest.mark.timing" not in marks:
+            yield functions[name].lineno
+
+
+def tight(source: str) -> Iterator[int]:
+    """Yield the line of each comparison of CPU time with less than two seconds."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Lt | ast.LtE):
+            limit = node.comparators[0]
+            measured = any(clock in ast.unparse(node.left) for clock in CPU_CLOCKS if "." in clock)
+            seconds = limit.value if isinstance(limit, ast.Constant) else LEAST_CPU_SECONDS
+            if measured and isinstance(seconds, int | float) and seconds < LEAST_CPU_SECONDS:
+                yield node.lineno
+
+
 def windows(source: str) -> Iterator[int]:
     """Yield the line of each short limit of time without a reason, and of each stopwatch."""
     lines = source.splitlines()
@@ -133,5 +175,41 @@ def test_no_test_is_decided_by_a_short_limit_of_time() -> None:
         for file in sorted(TESTS.rglob("*.py"))
         if file != Path(__file__)
         for line in sorted(windows(file.read_text()))
+    ]
+    assert not found, "\n".join(found)
+
+
+_MEASURED = "assert time.process_time() - begin < 2"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"def test_it():\n    {_MEASURED}",
+        f"def measured():\n    {_MEASURED}\ndef test_it():\n    measured()",
+        "async def test_it():\n    LoopMeter(loop).start()",
+    ],
+)
+def test_a_test_that_measures_cpu_time_needs_the_marker(source: str) -> None:
+    assert list(unmarked(source))
+    head, test, rest = source.rpartition("async def" if "async def" in source else "def test")
+    assert not list(unmarked(f"{head}@pytest.mark.timing\n{test}{rest}"))
+
+
+def test_a_tight_limit_of_cpu_time_is_noticed() -> None:
+    assert list(tight(_MEASURED.replace("2", "0.5")))
+    assert not list(tight(_MEASURED))
+
+
+def test_every_test_of_cpu_time_is_marked_and_generous() -> None:
+    found = [
+        f"{file.relative_to(TESTS.parent)}:{line}: {problem}"
+        for file in sorted(TESTS.rglob("*.py"))
+        for check, problem in (
+            (unmarked, "it measures CPU time: mark it with pytest.mark.timing"),
+            (tight, f"a limit below {LEAST_CPU_SECONDS} s of CPU time"),
+        )
+        if any(clock in (source := file.read_text()) for clock in CPU_CLOCKS)
+        for line in sorted(check(source))
     ]
     assert not found, "\n".join(found)

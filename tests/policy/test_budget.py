@@ -64,6 +64,7 @@ EXPENSIVE: Final = {
 
 
 @pytest.mark.parametrize("name", EXPENSIVE)
+@pytest.mark.timing
 def test_a_decision_beyond_its_budget_is_refused_with_the_budget(name: str) -> None:
     rules, said = EXPENSIVE[name]
     policy = CompiledPolicy.compile(HEAD + rules, "{}")
@@ -136,6 +137,7 @@ def test_the_decision_after_an_exceeded_budget_is_correct() -> None:
     assert not policy.evaluate({"x": 2}).allow
 
 
+@pytest.mark.timing
 async def test_the_largest_claims_are_decided_without_blocking_the_event_loop() -> None:
     """1,023 events and 1,024 values of init-data are evaluated in another thread.
 

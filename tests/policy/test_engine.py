@@ -142,6 +142,7 @@ def test_claims_that_are_not_json_are_refused(claims: dict[str, object]) -> None
         policy.evaluate(claims)  # type: ignore[arg-type]  # what must not come, comes
 
 
+@pytest.mark.timing
 def test_the_longest_claims_of_a_genuine_guest_are_evaluated_in_time() -> None:
     """All other guests wait meanwhile."""
     row: JsonValue = {"index": 1, "type": 2**31, "digest": "ab" * 48}

@@ -44,6 +44,7 @@ def test_a_crl_is_read_in_every_form(form: str) -> None:
     assert crl(CRL_FORMS[form](DER)) == DER
 
 
+@pytest.mark.timing
 def test_a_crl_with_many_beginnings_takes_little_time() -> None:
     """A service can send one. Each beginning was searched for an end: 38 s for this one."""
     body = b"-----BEGIN X509 CRL-----" * 10_000

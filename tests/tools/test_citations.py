@@ -29,8 +29,8 @@ TWELVE = "AD" + "R 12"
 
 
 def check(root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "citations.py"), "--root", str(root)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tools.citations", "--root", str(root)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
 @pytest.fixture
@@ -115,6 +115,59 @@ def test_a_dangling_link_fails(root: Path, text: str, said: str) -> None:
     ended = check(root)
     assert ended.returncode == 1
     assert ended.stderr == f"docs/page{'.md'}:3: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("json", '{"a": [1]}'),
+        ("toml", "a = 1"),
+        ("yaml", "a: [1]"),
+        ("python", "a = 1"),
+        ("sh", "for a in b; do c; done"),
+        ("rego", "in_rack if input.fmspc in data.rack"),
+        ("rego", 'package policy\n\nimport rego.v1\n\nallow if input.tee == "tdx"'),
+        ("console", "$ verdict-py explain <id> > <96 hex digits>\noutput ) of any form"),
+        ("text", "{"),
+        ("", "{"),
+    ],
+)
+def test_a_code_block_that_can_be_read(root: Path, language: str, text: str) -> None:
+    page(root, f"# Page\n\n```{language}\n{text}\n```\n")
+    assert check(root).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("json", '{"a": [1]'),
+        ("toml", "a = "),
+        ("yaml", "a: [1"),
+        ("python", "a = "),
+        ("sh", "for a in b; do c"),
+        ("rego", "in_rack if input.fmspc in data."),
+        ("console", "$ verdict-py status )"),
+        ("console", "verdict-py status"),
+        ("jsn", "{}"),
+    ],
+)
+def test_a_code_block_that_cannot_be_read_fails(root: Path, language: str, text: str) -> None:
+    page(root, f"# Page\n\n```{language}\n{text}\n```\n")
+    ended = check(root)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"docs/page{'.md'}:3: "), ended.stderr
+    assert language in ended.stderr
+
+
+def test_an_index_has_every_page(root: Path) -> None:
+    page(root, "# Page\n")
+    index, decision = "README." + "md", "0003-readers." + "md"
+    (root / "docs" / index).write_text(f"[wire](design/{A})\n")
+    (root / "docs/adr" / index).write_text("# Decisions\n")
+    assert check(root).stderr.splitlines() == [
+        f"docs/{index}:1: the index has no link to page{'.md'}",
+        f"docs/adr/{index}:1: the index has no link to {decision}",
+    ]
 
 
 def test_a_test_that_the_design_names_must_exist(root: Path) -> None:

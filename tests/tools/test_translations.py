@@ -18,6 +18,7 @@ ORIGINAL = f"""# A page
 
 Read [more]({MORE}).
 
+<!-- walk skip: no network -->
 ```console
 $ pip install .
 ```
@@ -49,6 +50,7 @@ def test_a_translation_that_follows(tmp_path: Path) -> None:
     [
         ("## Install", "### Install", "heading 2: '###' instead of '##'"),
         ("$ pip install .", "$ pip install x", "code block 1: '```console\\n$ pip install x"),
+        ("no network", "no", "note for ./dev walk 1: '<!-- walk skip: no -->' instead of"),
         ("| 1 | 2 |\n", "", "table 1: '2 rows' instead of '3 rows'"),
         (MORE, OTHER, f"link 1: '{OTHER}' instead of '{MORE}'"),
     ],

@@ -22,6 +22,7 @@ from verdictd_py.ports import (
     ResourceStore,
     StoredObject,
 )
+from verdictd_py.stages import Stage, measured
 
 _Allowed = dict[str, DecidedBy | None]
 """Documents by which releases were allowed, by path."""
@@ -141,7 +142,8 @@ class Releaser:
         Raises:
             NotAuthorized: the policy denies it; only the id of the appraisal is disclosed.
         """
-        reasons = await self._policy.failures(peer, kind, path, query)
+        with measured(Stage.POLICY):
+            reasons = await self._policy.failures(peer, kind, path, query)
         decided_by = reasons.decided_by
         if not reasons:
             return decided_by

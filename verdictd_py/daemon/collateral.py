@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.cache import CollateralCache, Fetch
-from verdictd_py.tees.intel.collateral.check import check_collateral
+from verdictd_py.tees.intel.collateral.check import check_collateral, ends_at, issued_at
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
@@ -68,6 +69,7 @@ class CollateralService:
         self._elsewhere = elsewhere
         self._client: httpx.AsyncClient | None = None
         self._cache: CollateralCache | None = None
+        self._files: FileCollateral | None = None
         self._newest = NewestCollateral(
             root_key_digest(root_ca_der), store=store, events=events, changed=changed
         )
@@ -94,13 +96,16 @@ class CollateralService:
         root_key = root_key_digest(root_ca_der)
         if settings.collateral is not None or not settings.collateral_url:
             inspect = partial(_problem_of, root_key, clock)
-            return collateral_source(
+            source = collateral_source(
                 settings.collateral,
                 events,
                 inspect,
                 refuse_endorsements=settings.refuse_endorsements,
                 changed=self._changed,
             )
+            first = source.first if isinstance(source, FirstAnswer) else source
+            self._files = first if isinstance(first, FileCollateral) else None
+            return source
         self._cache = CollateralCache(
             self._elsewhere or self._service(settings, events, root_key).fetch,
             store,
@@ -144,6 +149,17 @@ class CollateralService:
         if self._cache is None:
             raise CollateralUnavailable("this process queries no collateral service")
         return await self._cache.valid(request)
+
+    @property
+    def validity(self) -> tuple[tuple[datetime, datetime], ...]:
+        """Issue and end of each set of collateral in memory, whatever it is for."""
+        if self._cache is not None:
+            return tuple((each.start, each.end) for each in self._cache.validity)
+        found = []
+        for collateral in () if self._files is None else self._files.sets:
+            with suppress(ValueError, AttestationError):  # it has no dates; a warning reports it
+                found.append((issued_at(collateral), ends_at(collateral)))
+        return tuple(found)
 
     async def problem(self) -> str:
         """Return for which platform types there is no valid collateral; empty for none."""

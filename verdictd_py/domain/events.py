@@ -79,6 +79,14 @@ StoragePart = Annotated[
     str, FieldInfo("Part of the storage: `data directory` or `sessions`.", characters=64)
 ]
 WorkerNumber = Annotated[int, FieldInfo("Number of the guest worker, from 1.")]
+LimitName = Annotated[
+    str,
+    FieldInfo(
+        "Limit that was reached: `address`, `connections`, `platform`, `platforms`, "
+        "`descriptors`, `token`, `caller`, `callers`, `new-keys` or `other`.",
+        characters=64,
+    ),
+]
 KbsUrl = Annotated[str, FieldInfo("URL of the HTTP listener, if there is one.", characters=512)]
 
 
@@ -713,6 +721,7 @@ class ConnectionRefused(Event):
 
     peer: Peer | None = None
     reason: Reason
+    limit: LimitName | None = None
 
 
 @event("connection.closed", by_peers=True)
@@ -767,6 +776,7 @@ class RequestFailed(Event):
     code: Code
     status: Status | None = None
     reason: Reason
+    limit: LimitName | None = None
 
 
 @event("request.unattested", by_peers=True)
@@ -827,7 +837,7 @@ class WarningCollateral(Event):
 
 @event("warning.policy", level=Level.WARNING)
 class WarningPolicy(Event):
-    """A policy cannot be used: no guest that needs it can be judged."""
+    """A policy cannot be used: no guest that needs it can be appraised."""
 
     tee: Annotated[str, FieldInfo("Name of the TEE, or `release`.", characters=64)]
     reason: Reason
@@ -835,7 +845,7 @@ class WarningPolicy(Event):
 
 @event("warning.audit", level=Level.WARNING)
 class WarningAudit(Event):
-    """The audit trail cannot be written: no guest is judged, and no secret is released."""
+    """The audit trail cannot be written: no guest is appraised, and no secret is released."""
 
     reason: Reason
 

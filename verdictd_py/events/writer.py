@@ -73,6 +73,11 @@ class LogWriter:
                 self._idle = False
                 self._changed.notify()
 
+    @property
+    def queue_length(self) -> int:
+        """Number of lines that wait."""
+        return len(self._lines)
+
     def close(self, seconds: float = CLOSE_SECONDS) -> int:
         """Write the lines that wait, within a time limit.
 

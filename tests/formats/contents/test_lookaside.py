@@ -57,7 +57,7 @@ def test_what_guests_read(text: str) -> None:
         ("default-docker:\n  sigstore: /var/lib\n", "is not a URL of the scheme file"),
         (f"docker:\n  index.docker.io/a:\n    {ENTRY}\n", "guests replace index.docker.io"),
         (f"docker:\n  *.example.com:\n    {ENTRY}\n", "must be in quotes"),
-        (f"default-docker:\n  {ENTRY}\n    more: y\n", "a value that is no mapping"),
+        (f"default-docker:\n  {ENTRY}\n    more: y\n", "a value that is not a mapping"),
         (f"default-docker:\n  {ENTRY}\n---\na: b\n", "another document"),
         (f"default-docker:\n  {ENTRY}\ndefault-docker:\n  {ENTRY}\n", "for the second time"),
         ("default-docker:\n  sigstore:file:///x\n", "is not a member"),
@@ -145,6 +145,7 @@ def test_a_result_is_that_of_a_complete_parser(text: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["k{n}: b{space}x", "k{n}{space}x: b"])
+@pytest.mark.timing
 def test_white_space_takes_linear_time(line: str) -> None:
     """A quadratic pattern held the event loop for seconds."""
     space = " " * 1900

@@ -170,6 +170,7 @@ def test_no_form_of_a_public_key_is_withheld(content: bytes) -> None:
     assert not contents.withheld(PATH.segments, content)
 
 
+@pytest.mark.timing
 def test_a_key_of_spaces_takes_linear_time() -> None:
     """A quadratic pattern held the interpreter lock for a minute, and with it every guest."""
     begin, end = b"-----BEGIN PUBLIC KEY-----\nAAAA", b"\n-----END PUBLIC KEY-----\n"

@@ -206,6 +206,7 @@ def test_brackets_in_strings_are_text() -> None:
     [b"x" * (MAX_REQUEST_BYTES - 40), b'\\"' * (MAX_REQUEST_BYTES // 2 - 20)],
     ids=["plain", "escapes"],
 )
+@pytest.mark.timing
 def test_time_is_linear_a_byte_at_a_time(body: bytes) -> None:
     """1 MiB in single bytes takes about two seconds; rescanning would take minutes."""
     data = b'{"command":"echo","data":"' + body + b'"}'
@@ -220,6 +221,7 @@ def test_time_is_linear_a_byte_at_a_time(body: bytes) -> None:
     assert time.process_time() - began < 10
 
 
+@pytest.mark.timing
 def test_time_is_linear_in_members() -> None:
     """Inputs with a high cost per byte (strings, members, small requests) are read in time."""
     strings = b'{"a":[' + b'"",' * 60_000 + b"0]}"

@@ -140,6 +140,7 @@ def test_malformed_endorsements_are_refused(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("unit", ["}", "} ", '},"signature":"', "}," + " " * 60, " ", "[", "{"])
+@pytest.mark.timing
 def test_answers_that_would_take_long_to_match_are_refused_at_once(unit: str) -> None:
     text = '{"tcbInfo":{' + unit * (60_000 // len(unit))
     value = changed(1, text.encode())

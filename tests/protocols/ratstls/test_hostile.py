@@ -116,6 +116,7 @@ BOMBS = [
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.timing
 def test_bombs_are_refused_at_every_level(bomb: bytes) -> None:
     tag, quote = b"\xd9\xea\x60", cbor2.dumps(quote_for(bytes(64)))
     room = 60_000

@@ -124,13 +124,14 @@ def filled(unit: str, behind: str = "") -> bytes:
 @pytest.mark.parametrize(
     ("unit", "last"), [("1,", "1"), ("1.5,", "0"), ("-1e1,", "1e5"), ("null,", "1")]
 )
+@pytest.mark.timing
 def test_values_in_an_attest_body_are_limited(version: Version, unit: str, last: str) -> None:
     """Each value costs memory, and clients need no evidence to send them."""
     assert messages.parse_attest(encoded(answer()), CHALLENGE)
     begins = time.process_time()
     with pytest.raises(RequestError, match=f"more than {MAX_VALUES} values"):
         messages.parse_attest(filled(unit, last), challenge_of(version))
-    assert time.process_time() - begins < 0.5
+    assert time.process_time() - begins < 2
     many = {"tee-evidence/primary_evidence": {"report": [1] * (MAX_VALUES - 64)}}
     assert messages.parse_attest(encoded(answer(**many)), CHALLENGE)
 

@@ -26,6 +26,7 @@ from verdictd_py.errors import (
     ReasonKind,
 )
 from verdictd_py.formats.collateral import Collateral
+from verdictd_py.stages import Stage, measured
 from verdictd_py.tees.intel.behind import Behind, behind
 from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, issued_at, require_issued
@@ -241,7 +242,8 @@ class IntelEngine:
         if self._refuse_endorsements:
             endorsements = None
         request = CollateralRequest(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
-        candidates = await self._source.candidates(request, endorsements)
+        with measured(Stage.COLLATERAL):
+            candidates = await self._source.candidates(request, endorsements)
         if not candidates:
             raise CollateralUnavailable("no collateral is available for this platform")
         try:

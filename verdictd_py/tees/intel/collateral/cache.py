@@ -172,6 +172,11 @@ class CollateralCache:
             )
         )
 
+    @property
+    def validity(self) -> tuple[Validity, ...]:
+        """Validity of each cached set."""
+        return tuple(cached.validity for cached in self._cached.values())
+
     async def restore(self) -> None:
         """Load all stored collateral, so that it is renewed before a guest needs it.
 

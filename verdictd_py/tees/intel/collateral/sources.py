@@ -145,6 +145,11 @@ class FileCollateral:
             "(verdictd-py collateral fetch)"
         )
 
+    @property
+    def sets(self) -> tuple[Collateral, ...]:
+        """All sets as they were last read."""
+        return tuple(entry.collateral for entry in self._entries)
+
     def _refresh(self) -> None:
         """Read all files again if one has changed."""
         try:
@@ -261,6 +266,11 @@ class FirstAnswer:
 
     def __init__(self, *sources: CollateralSource) -> None:
         self._sources = sources
+
+    @property
+    def first(self) -> CollateralSource:
+        """The source that is queried first."""
+        return self._sources[0]
 
     async def candidates(
         self, request: CollateralRequest, endorsements: Collateral | None
