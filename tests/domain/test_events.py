@@ -21,7 +21,8 @@ SECRET = SecretBytes(b"xyz")
 NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 
 WARNINGS = {
-    "audit.continued", "audit.not-kept", "change.failed", "guest.not-judged", "guest.refused",
+    "audit.continued", "audit.not-delivered", "audit.not-kept", "change.failed",
+    "guest.not-judged", "guest.refused",
     "log.dropped", "release.refused", "request.failed", "storage.fault",
     "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.content",
     "warning.document",
@@ -33,7 +34,7 @@ WARNINGS = {
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged", "release.refused", "collateral.used"}
 AUDITED = {
-    "audit.began", "audit.head", "audit.named", "audit.pruned",
+    "audit.began", "audit.head", "audit.not-delivered", "audit.named", "audit.pruned",
     "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
     "daemon.stopped", "documents.used", "file.changed", "guest.accepted", "guest.disconnected",
     "image-key.unwrapped",

@@ -27,6 +27,7 @@ from typing import Final
 from verdictd_py.domain.events import (
     AuditClosed,
     AuditContinued,
+    AuditNotDelivered,
     AuditNotKept,
     AuditOpened,
     WarningAudit,
@@ -38,6 +39,7 @@ from verdictd_py.events.budgets import Budgets
 from verdictd_py.events.heads import HeadSigner
 from verdictd_py.events.reserve import Reserve
 from verdictd_py.events.retention import NO_ROTATION, Retention, Rotation, pruned, remove
+from verdictd_py.events.sinks.sink import Delivery
 from verdictd_py.events.traildirectory import is_full, locked
 from verdictd_py.events.trailfile import Making, TrailFile
 from verdictd_py.handover import Handover
@@ -99,6 +101,7 @@ class AuditTrail:
         rotation: when a new file begins.
         retention: which files are removed; None for a process that removes none.
         reserve_bytes: space that is reserved on the disk.
+        sinks: receive all records after they are on the disk.
         monotonic: clock for the limit of records per minute and for heads, in seconds.
 
     Attributes:
@@ -117,9 +120,12 @@ class AuditTrail:
         rotation: Rotation = NO_ROTATION,
         retention: Retention | None = None,
         reserve_bytes: int = 0,
+        sinks: Sequence[Delivery] = (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._making = Making(directory, mode, writer, signer, monotonic)
+        forward = tuple(sink.put for sink in sinks)
+        self._making = Making(directory, mode, writer, signer, monotonic, forward)
+        self._sinks = tuple(sinks)
         self._log = log
         self._file: TrailFile | None = None  # only the thread uses it while it runs
         self._thread: Thread | None = None
@@ -264,6 +270,9 @@ class AuditTrail:
             self._file.close()
             self._log.record(AuditClosed(records=self._file.records, digest=self._file.digest))
             self._file = None
+        for sink in self._sinks:
+            if lost := sink.close():
+                self._log.record(AuditNotDelivered(sink=sink.name, records=lost))
         return state
 
     def record_omitted(self) -> None:
@@ -272,13 +281,18 @@ class AuditTrail:
         A count that cannot be written to the trail is logged, and counted again the next time.
         """
         event = self._budgets.take()
-        if event is None:
-            return
-        try:
-            self.record(event)
-        except StorageError:
-            self._budgets.put_back(event)
-            self._log.record(event)
+        if event is not None:
+            try:
+                self.record(event)
+            except StorageError:
+                self._budgets.put_back(event)
+                self._log.record(event)
+        for sink in self._sinks:
+            if lost := sink.take_lost():
+                try:
+                    self.record(AuditNotDelivered(sink=sink.name, records=lost))
+                except StorageError:
+                    sink.add_lost(lost)
 
     async def examine(self) -> str:
         """Return why the trail cannot be written, or what has happened to its file; or nothing.
