@@ -22,7 +22,7 @@ NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 
 WARNINGS = {
     "audit.continued", "audit.not-delivered", "audit.not-kept", "change.failed",
-    "guest.not-judged", "guest.refused",
+    "console.refused", "guest.not-judged", "guest.refused",
     "log.dropped", "release.refused", "request.failed", "storage.fault",
     "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.content",
     "warning.document",
@@ -34,6 +34,7 @@ WARNINGS = {
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged", "release.refused", "collateral.used"}
 AUDITED = {
+    "console.link-created", "console.signed-in",
     "audit.began", "audit.head", "audit.not-delivered", "audit.named", "audit.pruned",
     "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
     "daemon.stopped", "documents.used", "file.changed", "guest.accepted", "guest.disconnected",

@@ -278,6 +278,30 @@ class KeyCreated(Event):
     kid: KeyName
 
 
+@event("console.link-created", audit=Audit.YES)
+class ConsoleLinkCreated(Event):
+    """A caller of the client API gets a link, with which a person signs in to the console once."""
+
+    caller: CallerName
+
+
+@event("console.signed-in", audit=Audit.YES)
+class ConsoleSignedIn(Event):
+    """A person signs in to the console."""
+
+    caller: CallerName
+    peer: Peer
+
+
+@event("console.refused", level=Level.WARNING, by_peers=True)
+class ConsoleRefused(Event):
+    """The console refused a sign-in, a change without its token, or a request for another host."""
+
+    peer: Peer
+    doing: Operation
+    reason: Reason
+
+
 @event("key.registered", audit=Audit.YES)
 class KeyRegistered(Event):
     """A key that a client provides is stored."""
