@@ -31,6 +31,12 @@ HEADER = re.compile(
 )
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a sink on a busy machine enough time at the end."""
+    monkeypatch.setattr(sink, "CLOSE_SECONDS", 60)
+
+
 @pytest.fixture
 def audit(tmp_path: Path) -> Path:
     directory = tmp_path / "audit"

@@ -19,6 +19,9 @@ from typing import Final
 
 from verdictd_py.domain.events import (
     AuditNotKept,
+    CollateralUsed,
+    GuestAccepted,
+    GuestDisconnected,
     GuestNotJudged,
     GuestRefused,
     ImageKeyUnwrapped,
@@ -38,7 +41,8 @@ WRAPS_BYTES: Final = 32 * 1024 * 1024
 """Free space below which nothing is wrapped."""
 
 RELEASES_BYTES: Final = 8 * 1024 * 1024
-"""Free space below which no secret is released. Operators can still make changes."""
+"""Free space below which no guest is accepted and no secret is released. Operators can still make
+changes."""
 
 SPACE_SECONDS: Final = 1.0
 """Age at which the free space is measured again."""
@@ -57,8 +61,9 @@ class Class(StrEnum):
     """Secrets refused to accepted guests."""
     WRAPS = "wraps"
     RELEASES = "releases"
+    """Guests that are accepted, and what they get."""
     OTHER = "other"
-    """All other events: changes by operators, appraisals that accept a guest, the trail's own."""
+    """All other events: changes by operators, and the trail's own."""
 
 
 LIMITED: Final = frozenset((Class.UNAUTHENTICATED, Class.REFUSALS, Class.DENIALS))
@@ -75,6 +80,9 @@ _NEEDED_BYTES: Final = {
 
 _CLASSES: Final[dict[type[Event], Class]] = {
     GuestNotJudged: Class.UNAUTHENTICATED,
+    CollateralUsed: Class.REFUSALS,  # a guest may bring it, with good evidence
+    GuestAccepted: Class.RELEASES,
+    GuestDisconnected: Class.RELEASES,
     ReleaseRefused: Class.DENIALS,
     ImageKeyWrapped: Class.WRAPS,
     ImageKeyUnwrapped: Class.WRAPS,

@@ -87,12 +87,12 @@ class Delivery:
         with self._changed:
             self._lost += records
 
-    def close(self, seconds: float = CLOSE_SECONDS) -> int:
-        """Deliver what waits within a time limit; return the number of records that are lost."""
+    def close(self) -> int:
+        """Deliver what waits within `CLOSE_SECONDS`; return the number of records that are lost."""
         with self._changed:
             self._closing.set()
             self._changed.notify()
-        self._thread.join(seconds)
+        self._thread.join(CLOSE_SECONDS)
         with self._changed:
             return self._lost + sum(data.count(b"\n") for data in self._waiting)
 
