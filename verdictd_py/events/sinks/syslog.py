@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ from verdictd_py.events.sinks.journald import severity_of
 
 SECONDS: Final = 5.0
 """Time limit for a connection, and for each write."""
+
+END_SECONDS: Final = 1.0
+"""Time limit for the server to confirm the end of a connection."""
 
 TLS_PORT: Final = 6514
 TCP_PORT: Final = 601
@@ -99,8 +103,24 @@ class StreamSyslog:
 
     def close(self) -> None:
         if self._socket is not None:
+            with suppress(OSError):
+                _end(self._socket)
             self._socket.close()
             self._socket = None
+
+
+def _end(connection: socket.socket) -> None:
+    """End a connection so that the server gets all that was sent.
+
+    If data of the server were unread, such as TLS session tickets, the kernel would reset the
+    connection, and the server could lose what it has not read yet.
+    """
+    connection.settimeout(END_SECONDS)
+    if isinstance(connection, ssl.SSLSocket):
+        connection = connection.unwrap()
+    connection.shutdown(socket.SHUT_WR)
+    while connection.recv(4096):
+        pass
 
 
 def over_tcp(host: str, port: int) -> Callable[[], socket.socket]:
