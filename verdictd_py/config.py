@@ -37,7 +37,7 @@ from verdictd_py.protocols.keyprovider.parameter import parse as parse_parameter
 
 ENVIRONMENT_PREFIX: Final = "VERDICTD_"
 GUEST_PREFIX: Final = "VERDICTD_PY_GUEST_"
-"""Prefix of the variables of `verdictd-py guest`, which are no settings of the daemon."""
+"""Prefix of the variables of `verdictd-py guest`, which are not settings of the daemon."""
 DEFAULT_DATA_DIR: Final = Path("/opt/verdictd")
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 DEFAULT_CLIENT_API: Final = addresses.DEFAULT_CLIENT_API
@@ -177,7 +177,7 @@ class Settings(BaseModel):
             return value
         if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_WORKERS):
             raise ValueError(
-                f"{text!r} is no number of workers: write a number from 1 to {MAX_WORKERS}, or "
+                f"{text!r} is not a number of workers: write a number from 1 to {MAX_WORKERS}, or "
                 "auto for one per core"
             )
         return int(text)

@@ -138,7 +138,7 @@ class EvaluationFailed(PolicyInvalid):
 
 
 class NotAppraised(VerdictdError):
-    """The guest cannot be judged now, for a reason of the broker's own; it may try again later.
+    """The guest cannot be appraised now, for a reason of the broker's own; it may try again later.
 
     Nothing is released. This is never a verdict, which guests take as final (ADR 15).
 

@@ -777,7 +777,7 @@ class WarningCollateral(Event):
 
 @event("warning.policy", level=Level.WARNING)
 class WarningPolicy(Event):
-    """A policy cannot be used: no guest that needs it can be judged."""
+    """A policy cannot be used: no guest that needs it can be appraised."""
 
     tee: Annotated[str, FieldInfo("Name of the TEE, or `release`.", characters=64)]
     reason: Reason
@@ -785,7 +785,7 @@ class WarningPolicy(Event):
 
 @event("warning.audit", level=Level.WARNING)
 class WarningAudit(Event):
-    """The audit trail cannot be written: no guest is judged, and no secret is released."""
+    """The audit trail cannot be written: no guest is appraised, and no secret is released."""
 
     reason: Reason
 

@@ -171,6 +171,9 @@ class AuditTrail:
         Raises:
             StorageError: the event must be audited, and the trail cannot be written in time.
         """
+        if event.spec.audit is Audit.NO:
+            self._log.record(event)
+            return
         records = self._records([event])
         if not records or self._thread is None:
             self._log.record(event)
@@ -214,7 +217,7 @@ class AuditTrail:
     async def _written(self, events: tuple[Event, ...], records: tuple[Record, ...]) -> None:
         if self._thread is None:
             raise StorageError(_CLOSED)
-        written = Handover[None](asyncio.get_running_loop())
+        written: Handover[None] = Handover(asyncio.get_running_loop())
         waiting = _Waiting(events, records, written)
         self._waiting.put(waiting)
         with measured(Stage.AUDIT):

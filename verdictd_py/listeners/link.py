@@ -72,11 +72,12 @@ class Link:
         Other guests are served before each record: a guest can send thousands of small ones at
         once.
         """
-        plaintext = self.session.read()
+        plaintext = self.session.read() if self.session.has_input else b""
         if plaintext:
             await asyncio.sleep(0)
         while not plaintext:
-            await self._flush()
+            if self.session.has_output:
+                await self._flush()
             self.session.release_buffers()
             self.session.receive(await self._wire.read())
             plaintext = self.session.read()

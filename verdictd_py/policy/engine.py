@@ -146,7 +146,7 @@ Input = Mapping[str, JsonValue] | PreparedInput
 
 
 class CompiledPolicy:
-    """A policy with its reference data, ready to judge claims. Made by `compile`.
+    """A policy with its reference data, ready to appraise claims. Made by `compile`.
 
     Attributes:
         reference: the reference data.

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Final, Self
 
 from verdictd_py.documents import releasepolicies
@@ -44,6 +44,9 @@ MAX_VIEWS: Final = 64
 MAX_COMBINED: Final = 128
 """Limit of cached policies with their data. A policy that compiles has at most 256 KiB, and all
 have the same data."""
+
+MAX_RESOURCES: Final = 128
+"""Limit of cached inputs about a resource; the query of a request has at most some KiB."""
 
 _Revisions = tuple[str, str | None]
 
@@ -132,19 +135,16 @@ class RegoReleasePolicy:
             PolicyUnavailable: the policy is at fault, whatever the input: 1 or 2 failed, or 3
                 fails for sample input as well.
         """
-        resource: dict[str, JsonValue] = {
-            "kind": kind.value,
-            "path": path,
-            "labels": _labels(path),
-            "query": dict(query),
-        }
         try:
             combined = await self._documents_for(path)  # 1
-            data = trustee.request({"resource": resource}) if combined.reads_data else {}
+            data: Mapping[str, JsonValue] = {}
+            if combined.reads_data:
+                data = trustee.request({"resource": _resource(kind, path, query)})
             try:
                 if combined.is_packaged:
-                    release_input = PreparedInput.of({"resource": resource})
+                    release_input = _resource_input(kind, path, tuple(query.items()))
                 else:
+                    resource = _resource(kind, path, query)
                     release_input = self._view(peer).with_member("resource", resource)
                 documents = combined.documents
                 result = await self._decisions.evaluate(documents, release_input, data)  # 2, 3
@@ -254,6 +254,17 @@ class RegoReleasePolicy:
         if self._prefixes[0] != document.revision:
             self._prefixes = document.revision, releasepolicies.parse(document.text)
         return self._prefixes[1]
+
+
+def _resource(kind: Kind, path: str, query: Mapping[str, str]) -> dict[str, JsonValue]:
+    """Return what a policy reads about the secret."""
+    return {"kind": kind.value, "path": path, "labels": _labels(path), "query": dict(query)}
+
+
+@lru_cache(maxsize=MAX_RESOURCES)
+def _resource_input(kind: Kind, path: str, query: tuple[tuple[str, str], ...]) -> PreparedInput:
+    """Return the input of the default policy, which depends on nothing else."""
+    return PreparedInput.of({"resource": _resource(kind, path, dict(query))})
 
 
 def _labels(path: str) -> JsonValue:
