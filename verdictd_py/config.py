@@ -117,6 +117,8 @@ class Settings(BaseModel):
     client_api_key: Path | None = None
     client_api_ca: Path | None = None
     client_api_roles: Path | None = None
+    console: str | None = None
+    console_read_only: bool = False
     kbs_http: str | None = None
     kbs_tls_cert: Path | None = None
     kbs_tls_key: Path | None = None
@@ -239,7 +241,7 @@ class Settings(BaseModel):
                 )
         return pins
 
-    @field_validator("listen", "kbs_http", "status")
+    @field_validator("listen", "kbs_http", "status", "console")
     @classmethod
     def _check_listen(cls, value: str | None) -> str | None:
         if value is not None:

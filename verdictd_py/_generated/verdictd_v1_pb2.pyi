@@ -1284,6 +1284,11 @@ class Guest(_message.Message):
     WITHHELD_CLAIMS_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
     FIRST_AT_FIELD_NUMBER: _builtins.int
+    MEASUREMENTS_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    EARLIER_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     at: _builtins.str
     peer: _builtins.str
@@ -1307,6 +1312,12 @@ class Guest(_message.Message):
     """number of refusals in a row of this guest for the same reasons; this is the last"""
     first_at: _builtins.str
     """when the first of them was"""
+    platform: _builtins.str
+    """identifies its machine, a digest; empty where that is not known"""
+    judged: _builtins.bool
+    """false: it could not be appraised, and the reasons are the broker's own"""
+    details: _builtins.str
+    """JSON object, of GetGuest only: certificates, TCB, event log; may be empty"""
     @_builtins.property
     def advisory_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1314,6 +1325,14 @@ class Guest(_message.Message):
     @_builtins.property
     def withheld_claims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names of claims that it had, too long to be stored"""
+
+    @_builtins.property
+    def measurements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names of the claims that identify its software"""
+
+    @_builtins.property
+    def earlier(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ids of the refusals in a row before this one, the oldest first"""
 
     def __init__(
         self,
@@ -1335,14 +1354,98 @@ class Guest(_message.Message):
         withheld_claims: _abc.Iterable[_builtins.str] | None = ...,
         times: _builtins.int = ...,
         first_at: _builtins.str = ...,
+        measurements: _abc.Iterable[_builtins.str] | None = ...,
+        platform: _builtins.str = ...,
+        earlier: _abc.Iterable[_builtins.str] | None = ...,
+        judged: _builtins.bool = ...,
+        details: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisory_ids", b"advisory_ids", "at", b"at", "claims", b"claims", "code", b"code", "evidence", b"evidence", "first_at", b"first_at", "fmspc", b"fmspc", "form", b"form", "id", b"id", "not_pinnable", b"not_pinnable", "peer", b"peer", "reasons", b"reasons", "tcb_status", b"tcb_status", "tee", b"tee", "times", b"times", "verdict", b"verdict", "withheld_claims", b"withheld_claims"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisory_ids", b"advisory_ids", "at", b"at", "claims", b"claims", "code", b"code", "details", b"details", "earlier", b"earlier", "evidence", b"evidence", "first_at", b"first_at", "fmspc", b"fmspc", "form", b"form", "id", b"id", "judged", b"judged", "measurements", b"measurements", "not_pinnable", b"not_pinnable", "peer", b"peer", "platform", b"platform", "reasons", b"reasons", "tcb_status", b"tcb_status", "tee", b"tee", "times", b"times", "verdict", b"verdict", "withheld_claims", b"withheld_claims"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Guest: _TypeAlias = Guest  # noqa: Y015
+
+@_typing.final
+class CountGuestsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    step_seconds: _builtins.int
+    """length of each interval, a multiple of 300"""
+    steps: _builtins.int
+    """number of intervals, the last of which contains now"""
+    def __init__(
+        self,
+        *,
+        step_seconds: _builtins.int = ...,
+        steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step_seconds", b"step_seconds", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountGuestsRequest: _TypeAlias = CountGuestsRequest  # noqa: Y015
+
+@_typing.final
+class CountGuestsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    until: _builtins.str
+    """end of the last interval"""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuestCount]:
+        """none where no guest was appraised"""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___GuestCount] | None = ...,
+        until: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountGuestsResponse: _TypeAlias = CountGuestsResponse  # noqa: Y015
+
+@_typing.final
+class GuestCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    GUESTS_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """number of the interval, 0 for the oldest"""
+    verdict: Global___Verdict.ValueType
+    code: _builtins.str
+    guests: _builtins.int
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        code: _builtins.str = ...,
+        guests: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "guests", b"guests", "step", b"step", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuestCount: _TypeAlias = GuestCount  # noqa: Y015
 
 @_typing.final
 class ListConnectedGuestsRequest(_message.Message):
@@ -1476,10 +1579,13 @@ class Reason(_message.Message):
     MEASURED_FIELD_NUMBER: _builtins.int
     EXPECTED_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
     measured: _builtins.str
     expected: _builtins.str
     text: _builtins.str
+    kind: _builtins.str
+    """subject of the rule: measurement, tcb, attributes, policy, ..."""
     def __init__(
         self,
         *,
@@ -1487,10 +1593,11 @@ class Reason(_message.Message):
         measured: _builtins.str = ...,
         expected: _builtins.str = ...,
         text: _builtins.str = ...,
+        kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected", "measured", b"measured", "rule", b"rule", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected", "kind", b"kind", "measured", b"measured", "rule", b"rule", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1622,6 +1729,100 @@ class TestPolicyResponse(_message.Message):
 Global___TestPolicyResponse: _TypeAlias = TestPolicyResponse  # noqa: Y015
 
 @_typing.final
+class TestReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """of the appraisal of an accepted guest that the broker remembers"""
+    path: _builtins.str
+    """keys/<name>, or <repository>/<type>/<tag> of a resource"""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestReleaseRequest: _TypeAlias = TestReleaseRequest  # noqa: Y015
+
+@_typing.final
+class TestReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASED_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    released: _builtins.bool
+    """the release policy allows it; the secret need not exist"""
+    policy: _builtins.str
+    """name of the policy that decides about this path"""
+    prefix: _builtins.str
+    """prefix of the path to which releasePolicies assigns it; empty: the default"""
+    report: _builtins.str
+    """JSON object, as of TestPolicy"""
+    def __init__(
+        self,
+        *,
+        released: _builtins.bool = ...,
+        policy: _builtins.str = ...,
+        prefix: _builtins.str = ...,
+        report: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "prefix", b"prefix", "released", b"released", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestReleaseResponse: _TypeAlias = TestReleaseResponse  # noqa: Y015
+
+@_typing.final
+class CreateLinkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateLinkRequest: _TypeAlias = CreateLinkRequest  # noqa: Y015
+
+@_typing.final
+class Link(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    VALID_SECONDS_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """signs the caller in once, with the rights of this call"""
+    valid_seconds: _builtins.int
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        valid_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url", "valid_seconds", b"valid_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Link: _TypeAlias = Link  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1661,6 +1862,7 @@ class Status(_message.Message):
     UNREAD_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     WORKERS_SERVING_FIELD_NUMBER: _builtins.int
+    CONSOLE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     started_at: _builtins.str
     listen: _builtins.str
@@ -1681,6 +1883,8 @@ class Status(_message.Message):
     """processes that serve guests, 0: the broker is one process"""
     workers_serving: _builtins.int
     """of these, how many run now"""
+    console: _builtins.str
+    """URL of the web console, empty: there is none"""
     @_builtins.property
     def verifiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1727,10 +1931,11 @@ class Status(_message.Message):
         unread: _abc.Iterable[_builtins.str] | None = ...,
         workers: _builtins.int = ...,
         workers_serving: _builtins.int = ...,
+        console: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "kbs_http", b"kbs_http", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "problems", b"problems", "rights", b"rights", "started_at", b"started_at", "unpinned", b"unpinned", "unread", b"unread", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings", "workers", b"workers", "workers_serving", b"workers_serving"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "console", b"console", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "kbs_http", b"kbs_http", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "problems", b"problems", "rights", b"rights", "started_at", b"started_at", "unpinned", b"unpinned", "unread", b"unread", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings", "workers", b"workers", "workers_serving", b"workers_serving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

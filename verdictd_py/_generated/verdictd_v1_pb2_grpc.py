@@ -1296,6 +1296,11 @@ class AppraisalServiceStub:
                 request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DisconnectGuestRequest.SerializeToString,
                 response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ConnectedGuest.FromString,
                 _registered_method=True)
+        self.CountGuests = channel.unary_unary(
+                '/verdictd.v1.AppraisalService/CountGuests',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.CountGuestsRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.CountGuestsResponse.FromString,
+                _registered_method=True)
 
 
 class AppraisalServiceServicer:
@@ -1326,6 +1331,12 @@ class AppraisalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountGuests(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AppraisalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1348,6 +1359,11 @@ def add_AppraisalServiceServicer_to_server(servicer, server):
                     servicer.DisconnectGuest,
                     request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DisconnectGuestRequest.FromString,
                     response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ConnectedGuest.SerializeToString,
+            ),
+            'CountGuests': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountGuests,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.CountGuestsRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.CountGuestsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1469,6 +1485,33 @@ class AppraisalService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def CountGuests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.AppraisalService/CountGuests',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.CountGuestsRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.CountGuestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class PolicyTestServiceStub:
     """Policies, before they decide. Nothing is stored.
@@ -1490,6 +1533,11 @@ class PolicyTestServiceStub:
                 request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyRequest.SerializeToString,
                 response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyResponse.FromString,
                 _registered_method=True)
+        self.TestRelease = channel.unary_unary(
+                '/verdictd.v1.PolicyTestService/TestRelease',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestReleaseRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestReleaseResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyTestServiceServicer:
@@ -1508,6 +1556,12 @@ class PolicyTestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TestRelease(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyTestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1520,6 +1574,11 @@ def add_PolicyTestServiceServicer_to_server(servicer, server):
                     servicer.TestPolicy,
                     request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyRequest.FromString,
                     response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyResponse.SerializeToString,
+            ),
+            'TestRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestRelease,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestReleaseRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestReleaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1577,6 +1636,108 @@ class PolicyTestService:
             '/verdictd.v1.PolicyTestService/TestPolicy',
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyRequest.SerializeToString,
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.PolicyTestService/TestRelease',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestReleaseRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ConsoleServiceStub:
+    """Sign-in to the web console, for callers on the broker's host.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateLink = channel.unary_unary(
+                '/verdictd.v1.ConsoleService/CreateLink',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.CreateLinkRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Link.FromString,
+                _registered_method=True)
+
+
+class ConsoleServiceServicer:
+    """Sign-in to the web console, for callers on the broker's host.
+    """
+
+    def CreateLink(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ConsoleServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateLink,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.CreateLinkRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Link.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'verdictd.v1.ConsoleService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('verdictd.v1.ConsoleService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ConsoleService:
+    """Sign-in to the web console, for callers on the broker's host.
+    """
+
+    @staticmethod
+    def CreateLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.ConsoleService/CreateLink',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.CreateLinkRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.Link.FromString,
             options,
             channel_credentials,
             insecure,

@@ -368,6 +368,7 @@ class AppraisalServiceStub:
     GetGuest: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.GetGuestRequest, _verdictd_v1_pb2.Guest]
     ListConnectedGuests: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListConnectedGuestsRequest, _verdictd_v1_pb2.ListConnectedGuestsResponse]
     DisconnectGuest: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DisconnectGuestRequest, _verdictd_v1_pb2.ConnectedGuest]
+    CountGuests: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CountGuestsRequest, _verdictd_v1_pb2.CountGuestsResponse]
 
 @_typing.type_check_only
 class AppraisalServiceAsyncStub(AppraisalServiceStub):
@@ -378,6 +379,7 @@ class AppraisalServiceAsyncStub(AppraisalServiceStub):
     GetGuest: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.GetGuestRequest, _verdictd_v1_pb2.Guest]  # type: ignore[assignment]
     ListConnectedGuests: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListConnectedGuestsRequest, _verdictd_v1_pb2.ListConnectedGuestsResponse]  # type: ignore[assignment]
     DisconnectGuest: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DisconnectGuestRequest, _verdictd_v1_pb2.ConnectedGuest]  # type: ignore[assignment]
+    CountGuests: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CountGuestsRequest, _verdictd_v1_pb2.CountGuestsResponse]  # type: ignore[assignment]
 
 class AppraisalServiceServicer(metaclass=_abc_1.ABCMeta):
     """What became of the guests that were appraised lately. Kept in memory, bounded, lost at a restart."""
@@ -410,6 +412,13 @@ class AppraisalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_verdictd_v1_pb2.ConnectedGuest, _abc.Awaitable[_verdictd_v1_pb2.ConnectedGuest]]: ...
 
+    @_abc_1.abstractmethod
+    def CountGuests(
+        self,
+        request: _verdictd_v1_pb2.CountGuestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.CountGuestsResponse, _abc.Awaitable[_verdictd_v1_pb2.CountGuestsResponse]]: ...
+
 def add_AppraisalServiceServicer_to_server(servicer: AppraisalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class PolicyTestServiceStub:
@@ -421,6 +430,7 @@ class PolicyTestServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PolicyTestServiceAsyncStub: ...
     CheckPolicy: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CheckPolicyRequest, _verdictd_v1_pb2.CheckPolicyResponse]
     TestPolicy: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.TestPolicyRequest, _verdictd_v1_pb2.TestPolicyResponse]
+    TestRelease: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.TestReleaseRequest, _verdictd_v1_pb2.TestReleaseResponse]
 
 @_typing.type_check_only
 class PolicyTestServiceAsyncStub(PolicyTestServiceStub):
@@ -429,6 +439,7 @@ class PolicyTestServiceAsyncStub(PolicyTestServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckPolicy: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CheckPolicyRequest, _verdictd_v1_pb2.CheckPolicyResponse]  # type: ignore[assignment]
     TestPolicy: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.TestPolicyRequest, _verdictd_v1_pb2.TestPolicyResponse]  # type: ignore[assignment]
+    TestRelease: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.TestReleaseRequest, _verdictd_v1_pb2.TestReleaseResponse]  # type: ignore[assignment]
 
 class PolicyTestServiceServicer(metaclass=_abc_1.ABCMeta):
     """Policies, before they decide. Nothing is stored."""
@@ -447,7 +458,42 @@ class PolicyTestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_verdictd_v1_pb2.TestPolicyResponse, _abc.Awaitable[_verdictd_v1_pb2.TestPolicyResponse]]: ...
 
+    @_abc_1.abstractmethod
+    def TestRelease(
+        self,
+        request: _verdictd_v1_pb2.TestReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.TestReleaseResponse, _abc.Awaitable[_verdictd_v1_pb2.TestReleaseResponse]]: ...
+
 def add_PolicyTestServiceServicer_to_server(servicer: PolicyTestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ConsoleServiceStub:
+    """Sign-in to the web console, for callers on the broker's host."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ConsoleServiceAsyncStub: ...
+    CreateLink: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CreateLinkRequest, _verdictd_v1_pb2.Link]
+
+@_typing.type_check_only
+class ConsoleServiceAsyncStub(ConsoleServiceStub):
+    """Sign-in to the web console, for callers on the broker's host."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateLink: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CreateLinkRequest, _verdictd_v1_pb2.Link]  # type: ignore[assignment]
+
+class ConsoleServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Sign-in to the web console, for callers on the broker's host."""
+
+    @_abc_1.abstractmethod
+    def CreateLink(
+        self,
+        request: _verdictd_v1_pb2.CreateLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.Link, _abc.Awaitable[_verdictd_v1_pb2.Link]]: ...
+
+def add_ConsoleServiceServicer_to_server(servicer: ConsoleServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class StatusServiceStub:
     @_typing.overload

@@ -11,7 +11,8 @@ from typing import Final
 from uuid import uuid4
 
 from verdictd_py.broker.history import History, Judgement, JudgementSink
-from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.broker.sources import Sources
+from verdictd_py.domain.appraisal import Appraisal, DecidedBy
 from verdictd_py.domain.correlation import extended
 from verdictd_py.domain.events import (
     GuestAccepted,
@@ -65,6 +66,7 @@ class _Progress:
     bound: bool = False
     verified: VerifiedEvidence | None = None
     policy_skipped: bool = False
+    decided_by: DecidedBy | None = None
 
 
 class Appraiser:
@@ -109,6 +111,7 @@ class Appraiser:
         self._allow_unlogged = allow_unlogged
         self.seconds = seconds
         self._trust = trust
+        self._sources = Sources()
 
     @property
     def tees(self) -> Tees:
@@ -229,6 +232,7 @@ class Appraiser:
             bound=known.bound,
             refusal=refusal,
             policy_skipped=known.policy_skipped,
+            decided_by=known.decided_by,
         )
 
     async def _require_acceptable(
@@ -264,6 +268,7 @@ class Appraiser:
             raise _refusal(verified.faults)
         with measured(Stage.POLICY):
             failures = await self._policy.failures(verified.tee, verified.claims)  # 7
+        known.decided_by = failures.decided_by
         if failures:
             raise PolicyRefused(_refused_by_policy(failures), reasons=failures)
 
@@ -312,11 +317,13 @@ class Appraiser:
         Raises:
             AuditUnavailable: the audit trail cannot be written; nothing is recorded then.
         """
-        evidence = appraisal.evidence
+        evidence, decided_by = appraisal.evidence, appraisal.decided_by
         result: type[GuestAccepted | GuestRefused]
         result = GuestAccepted if appraisal.accepted else GuestRefused
+        new = self._sources.new(appraisal)
         try:
             await self._events.commit(
+                *new.events,
                 result(
                     peer=address,
                     appraisal=appraisal.id,
@@ -326,10 +333,14 @@ class Appraiser:
                     tcb_status=None if evidence is None else evidence.tcb_status,
                     evidence=None if evidence is None else evidence.digest,
                     reasons=tuple(reason.text for reason in appraisal.reasons),
-                )
+                    policy=None if decided_by is None else decided_by.policy,
+                    reference=None if decided_by is None else decided_by.data,
+                    collateral=None if evidence is None else evidence.collateral,
+                ),
             )
         except StorageError as error:
             raise AuditUnavailable(str(error)) from error
+        self._sources.note(new)
         self._history.remember(
             Judgement.of(appraisal, address, self._tees.measurements(appraisal.tee))
         )

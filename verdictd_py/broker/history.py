@@ -19,6 +19,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Protocol, Self
 
+from verdictd_py.broker.tallies import Tallies
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.prefixes import only_match
@@ -254,6 +255,7 @@ class History:
         self._not_judged: Judgement | None = None
         self._capacity = capacity
         self._latest: dict[tuple[str, str | None], Judgement] = {}
+        self._tallies = Tallies()
 
     def remember(self, judgement: Judgement) -> None:
         """Store a judgement, in place of the last one that it repeats."""
@@ -262,6 +264,7 @@ class History:
         elif judgement.verdict is not Verdict.UNVERIFIED:
             self._not_judged = None
         self._counts[judgement.verdict] += 1
+        self._tallies.add(judgement.at, judgement.verdict, judgement.code)
         stored = self._judgements[judgement.verdict]
         last = self._latest.pop(judgement.guest, None)
         if last is not None and judgement.repeats(last):
@@ -300,6 +303,19 @@ class History:
         """
         caller.require(Right.MANAGE)
         return dict(self._counts)
+
+    def tallies(
+        self, caller: Caller, now: datetime, step_seconds: int, steps: int
+    ) -> tuple[datetime, tuple[tuple[int, Verdict, str, int], ...]]:
+        """Return numbers of guests over time (`Tallies.between`).
+
+        Raises:
+            NotAuthorized: the caller is not allowed to see guests.
+            RequestError: the intervals are not supported.
+        """
+        caller.require(Right.MANAGE)
+        until, counts = self._tallies.between(now, step_seconds, steps)
+        return until, tuple((step, Verdict(name), code, n) for step, name, code, n in counts)
 
     def last(self, caller: Caller, verdict: Verdict, limit: int) -> tuple[Judgement, ...]:
         """Return the last judgements of a verdict, the newest first.

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import deciding_data, decode_text, document_name
-from verdictd_py.broker.history import History
+from verdictd_py.broker.history import History, Verdict
+from verdictd_py.documents import releasepolicies
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.recorded import RecordedClaims, fault_of, read_recorded
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
+from verdictd_py.domain.names import (
+    LEGACY_RESOURCES,
+    RELEASE_DATA,
+    RELEASE_POLICIES,
+    RELEASE_POLICY,
+    KeyId,
+    Name,
+    ResourcePath,
+)
 from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
-from verdictd_py.encoding import quoted
+from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import NotFound, RequestError
 from verdictd_py.offload import offload
 from verdictd_py.ports import (
     DocumentStore,
+    Kind,
     PolicyDocuments,
     PolicyReporter,
     PolicySource,
@@ -48,6 +59,20 @@ class PolicyTest:
     claims: bytes = field(default=b"", repr=False)
     guest: str = ""
     tee: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTest:
+    """Answer to the question whether a guest may have a secret.
+
+    Attributes:
+        policy: name of the release policy that decides about the path.
+        prefix: prefix to which this policy is assigned; empty for the default policy.
+    """
+
+    policy: Name
+    prefix: str
+    report: PolicyReport
 
 
 class PolicyTests:
@@ -108,6 +133,49 @@ class PolicyTests:
         stored = test.policy if test.policy_text is None else ""
         return replace(report, notes=(*notes(self._tees, recorded, stored), *report.notes))
 
+    async def release(self, caller: Caller, guest: str, path: str) -> ReleaseTest:
+        """Return whether an accepted guest may have a secret, and why. Nothing is released.
+
+        1. Find the guest. 2. Find the policy of the longest prefix. 3. Make the report.
+
+        Args:
+            guest: id of an appraisal in the history.
+            path: `keys/<name>`, or the path of a resource.
+
+        Raises:
+            NotAuthorized, RequestError, NotFound, StorageError: there is nothing to test.
+            PolicyInvalid: the policy cannot be compiled.
+        """
+        caller.require(Right.MANAGE)
+        kind = _kind_of(path)
+        judgement = self._history.find(caller, guest)  # 1
+        if judgement.verdict is not Verdict.ACCEPTED or judgement.tee is None:
+            raise RequestError(
+                f"the guest {quoted(guest)} was not accepted, so that nothing is released to it"
+            )
+        prefix, name = await self._release_policy(path)  # 2
+        policy = (await self._documents.get(name)).text
+        documents = PolicyDocuments.combine(policy, await self._data(RELEASE_DATA))
+        claims: dict[str, JsonValue] = {
+            "claims": dict(judgement.claims),
+            "appraisal": {"id": judgement.id, "tee": judgement.tee},
+            "resource": {"kind": kind.value, "path": path, "labels": labels_of(path), "query": {}},
+        }
+        report = await self._reporter.report(documents, claims, None)  # 3
+        recorded = RecordedClaims(judgement.claims, judgement.tee, judgement.withheld)
+        report = replace(report, notes=(*notes(self._tees, recorded, ""), *report.notes))
+        return ReleaseTest(name, prefix, report)
+
+    async def _release_policy(self, path: str) -> tuple[str, Name]:
+        """Return the longest prefix of a path that has a policy, and the policy's name."""
+        try:
+            text = (await self._documents.get(RELEASE_POLICIES)).text
+        except NotFound:
+            return "", RELEASE_POLICY
+        named = releasepolicies.parse(text)
+        prefix = max((each for each in named if path.startswith(each)), key=len, default="")
+        return prefix, named.get(prefix, RELEASE_POLICY)
+
     async def _claims(self, caller: Caller, test: PolicyTest) -> RecordedClaims:
         if bool(test.claims) == bool(test.guest):
             raise RequestError("give either claims or the id of an appraisal")
@@ -149,6 +217,30 @@ class PolicyTests:
             if name != RELEASE_DATA:
                 raise
             return ReferenceData.of({})  # a release policy may have no data
+
+
+_KEYS: Final = "keys/"
+_IMAGE_RESOURCES: Final = frozenset(LEGACY_RESOURCES.values())
+
+
+def _kind_of(path: str) -> Kind:
+    """Return the kind of the secret with this path.
+
+    Raises:
+        RequestError: no secret can have this path.
+    """
+    if path.startswith(_KEYS):
+        KeyId.parse(path.removeprefix(_KEYS))
+        return Kind.KEY
+    return Kind.IMAGE if ResourcePath.parse(path) in _IMAGE_RESOURCES else Kind.RESOURCE
+
+
+def labels_of(path: str) -> JsonValue:
+    """Return the parts of a name of three segments, as release policies read them."""
+    match path.removeprefix(_KEYS).split("/"):
+        case repository, kind, tag:
+            return {"repository": repository, "type": kind, "tag": tag}
+    return {}
 
 
 def only_guest(recorded: tuple[RecordedClaims, ...], what: str) -> RecordedClaims:

@@ -24,6 +24,8 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("-l", "--listen"), "ADDR", "attestation listener, host:port or [v6]:port (127.0.0.1:1234)"),
     (("--client-api",), "ADDR", "gRPC listener, also unix:/path ([::1]:60000)"),
     (("--keyprovider-api",), "ADDR", "gRPC listener that only wraps and unwraps (not given)"),
+    (("--console",), "ADDR", "web console, host:port; needs TLS off loopback (not given)"),
+    (("--console-read-only",), _SWITCH, "the console refuses every change"),
     (("--kbs-http",), "ADDR", "HTTP listener for current guests, host:port (not given)"),
     (("--kbs-tls-cert",), "FILE", "its certificate, PEM (self-signed; no TLS on loopback)"),
     (("--kbs-tls-key",), "FILE", "the certificate's private key, PEM"),

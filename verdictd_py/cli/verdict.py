@@ -15,7 +15,12 @@ from verdictd_py import __version__
 from verdictd_py.cli.completion.kinds import KINDS
 from verdictd_py.cli.completion.shells import SCRIPTS, script
 from verdictd_py.cli.hints import explained, with_near_miss
-from verdictd_py.cli.management import appraisal_commands, schema, storage_commands
+from verdictd_py.cli.management import (
+    appraisal_commands,
+    console_commands,
+    schema,
+    storage_commands,
+)
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection
 from verdictd_py.cli.management.command import Command
 from verdictd_py.cli.management.document_commands import open_problems
@@ -50,7 +55,12 @@ EXIT_INTERRUPTED: Final = 130
 MAX_TIMEOUT_SECONDS: Final = 86_400
 """A day; gRPC treats a number that is too large as a timeout of zero."""
 
-COMMANDS: Final = (*appraisal_commands.COMMANDS, *storage_commands.COMMANDS, schema.COMMAND)
+COMMANDS: Final = (
+    *appraisal_commands.COMMANDS,
+    *storage_commands.COMMANDS,
+    *console_commands.COMMANDS,
+    schema.COMMAND,
+)
 
 ADDRESSES: Final = ("VERDICT_PY_CLIENT_API", "VERDICTD_CLIENT_API")
 """Variables with the address, in this order. The second is the daemon's, which `verdict-py` finds

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 from verdictd_py.config import Settings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.domain.events import WarningEnvironment
-from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
+from verdictd_py.errors import (
+    AttestationError,
+    CollateralUnavailable,
+    ConfigError,
+    StorageError,
+)
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.chains import root_key_digest
@@ -103,8 +108,7 @@ class CollateralService:
                 refuse_endorsements=settings.refuse_endorsements,
                 changed=self._changed,
             )
-            first = source.first if isinstance(source, FirstAnswer) else source
-            self._files = first if isinstance(first, FileCollateral) else None
+            self._files = _files(source)
             return source
         self._cache = CollateralCache(
             self._elsewhere or self._service(settings, events, root_key).fetch,
@@ -138,6 +142,22 @@ class CollateralService:
             update=settings.collateral_update,
         )
 
+    async def sets(self) -> tuple[tuple[CollateralRequest, Collateral], ...]:
+        """Return the collateral that the broker has now, by platform type.
+
+        Another process may fetch for this one; the copies that it stored are read first.
+        """
+        if self._cache is not None:
+            with suppress(StorageError):  # the health reports it
+                await self._cache.restore()
+            return self._cache.sets()
+        return () if self._files is None else self._files.sets()
+
+    @property
+    def grace(self) -> timedelta:
+        """How long collateral is still used after it expired."""
+        return self._grace
+
     async def valid(self, request: CollateralRequest) -> Collateral:
         """Return valid collateral of the service, for another process of the broker.
 
@@ -152,11 +172,11 @@ class CollateralService:
 
     @property
     def validity(self) -> tuple[tuple[datetime, datetime], ...]:
-        """Issue and end of each set of collateral in memory, whatever it is for."""
+        """Issue and end of the collateral in memory, the newest set of each platform type."""
         if self._cache is not None:
             return tuple((each.start, each.end) for each in self._cache.validity)
         found = []
-        for collateral in () if self._files is None else self._files.sets:
+        for _, collateral in () if self._files is None else self._files.sets():
             with suppress(ValueError, AttestationError):  # it has no dates; a warning reports it
                 found.append((issued_at(collateral), ends_at(collateral)))
         return tuple(found)
@@ -175,6 +195,12 @@ class CollateralService:
         if self._client is not None:
             await self._client.aclose()
         await self._newest.flush()
+
+
+def _files(source: CollateralSource) -> FileCollateral | None:
+    """Return the operator's files in a source of `collateral_source`."""
+    sources = source.sources if isinstance(source, FirstAnswer) else (source,)
+    return next((each for each in sources if isinstance(each, FileCollateral)), None)
 
 
 def _when_it_expires(low: float, high: float) -> float:

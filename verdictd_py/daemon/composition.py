@@ -18,8 +18,11 @@ import grpc
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
+from verdictd_py.console.operations import Register
+from verdictd_py.console.server import ConsoleListener
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
+from verdictd_py.daemon.console import Console, sources_of
 from verdictd_py.daemon.daemon import Daemon, Parts
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.foundation import Foundation, GuestListeners, Records, connections_of
@@ -125,12 +128,18 @@ def build_daemon(
     address = settings.status_address
     status = None if metrics is None or address is None else metrics.listener(address)
     operators = _OperatorListeners(base, protected, guests.connected)
+    services = partial(operators.register_management, about)
+    sources = sources_of(base.collateral, settings.data_dir / "audit")
+    console = Console.build(settings, protected, services, tees, base.audit, sources)
+    if console.listener is not None:
+        console.listener.measure(base.meter)
     candidates: tuple[Listener | None, ...] = (
         guests.attested,
-        operators.client_api(about),
+        operators.client_api(services, console),
         operators.keyprovider_api(),
         guests.kbs,
         status,
+        console.listener,
     )
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
@@ -227,7 +236,7 @@ def _sources(  # the parts that gauges are read from
         own = {
             listener.name: listener.shares.states
             for listener in listeners
-            if isinstance(listener, GrpcListener | AttestedListener | KbsListener)
+            if isinstance(listener, GrpcListener | AttestedListener | KbsListener | ConsoleListener)
         }
         return {**guests.connections(), **own}
 
@@ -302,21 +311,28 @@ class _OperatorListeners:
     protected: Protection
     connected: GuestDirectory
 
-    def client_api(self, about: About) -> Listener:
+    def register_management(
+        self, about: About, server: grpc.aio.Server, rules: CallerRules
+    ) -> None:
+        """Add the services of the management API to a server."""
+        administration = self.base.cases.administration
+        management.register(server, administration, rules, self.base.audit)
+        management_v1.register(
+            server,
+            administration,
+            self.base.cases.history,
+            self.base.cases.explainer,
+            self.connected,
+            about.status,
+            rules,
+            self.base.audit,
+        )
+
+    def client_api(self, register_management: Register, console: Console) -> Listener:
         def register(server: grpc.aio.Server, rules: CallerRules) -> None:
             self._register_keyprovider(server, rules)
-            administration = self.base.cases.administration
-            management.register(server, administration, rules, self.base.audit)
-            management_v1.register(
-                server,
-                administration,
-                self.base.cases.history,
-                self.base.cases.explainer,
-                self.connected,
-                about.status,
-                rules,
-                self.base.audit,
-            )
+            register_management(server, rules)
+            console.register(server, rules)
 
         return GrpcListener(
             "client_api",

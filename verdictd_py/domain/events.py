@@ -90,6 +90,47 @@ LimitName = Annotated[
 KbsUrl = Annotated[str, FieldInfo("URL of the HTTP listener, if there is one.", characters=512)]
 
 
+PolicyDigest = Annotated[
+    str,
+    FieldInfo("SHA-256 digest of the policy that decided, if one was evaluated.", characters=64),
+]
+ReferenceDigest = Annotated[
+    str,
+    FieldInfo(
+        "SHA-256 digest of the reference data that it read, named sets in force included.",
+        characters=64,
+    ),
+]
+ReleaseDataDigest = Annotated[
+    str, FieldInfo("SHA-256 digest of the data of the release policy.", characters=64)
+]
+CollateralDigest = Annotated[
+    str,
+    FieldInfo("SHA-256 digest of the collateral that verified the evidence.", characters=64),
+]
+
+
+@event("documents.used", audit=Audit.YES)
+class DocumentsUsed(Event):
+    """Policy and reference data decide about a guest for the first time in this process."""
+
+    tee: TeeName
+    policy: PolicyDigest
+    reference: ReferenceDigest
+
+
+@event("collateral.used", audit=Audit.LIMITED)
+class CollateralUsed(Event):
+    """Collateral verifies the evidence of a guest for the first time in this process."""
+
+    tee: TeeName
+    sha256: CollateralDigest
+    until: (
+        Annotated[str, FieldInfo("Time at which it expires (RFC 3339), if it does.", characters=64)]
+        | None
+    ) = None
+
+
 @event("guest.accepted", audit=Audit.YES)
 class GuestAccepted(Event):
     """The evidence of a guest was verified, and the appraisal policy accepts the guest."""
@@ -102,6 +143,9 @@ class GuestAccepted(Event):
     tcb_status: TcbStatus | None
     evidence: EvidenceDigest | None
     reasons: Reasons
+    policy: PolicyDigest | None = None
+    reference: ReferenceDigest | None = None
+    collateral: CollateralDigest | None = None
 
 
 @event("guest.refused", level=Level.WARNING, audit=Audit.LIMITED, by_peers=True)
@@ -116,6 +160,9 @@ class GuestRefused(Event):
     tcb_status: TcbStatus | None
     evidence: EvidenceDigest | None
     reasons: Reasons
+    policy: PolicyDigest | None = None
+    reference: ReferenceDigest | None = None
+    collateral: CollateralDigest | None = None
 
 
 @event("guest.not-judged", level=Level.WARNING, audit=Audit.LIMITED, by_peers=True)
@@ -152,6 +199,17 @@ class SecretReleased(Event):
     tee: TeeName
     what: SecretKind
     path: Path
+    paths: (
+        Annotated[
+            tuple[str, ...],
+            FieldInfo(
+                "Paths of all keys, if one request releases several.", characters=1024, items=256
+            ),
+        ]
+        | None
+    ) = None
+    policy: PolicyDigest | None = None
+    data: ReleaseDataDigest | None = None
 
 
 @event("release.refused", level=Level.WARNING, audit=Audit.LIMITED)
@@ -164,6 +222,8 @@ class ReleaseRefused(Event):
     what: SecretKind
     path: Path
     reasons: Reasons
+    policy: PolicyDigest | None = None
+    data: ReleaseDataDigest | None = None
 
 
 @event("wrap.requested", by_peers=True)
@@ -216,6 +276,30 @@ class KeyCreated(Event):
 
     caller: CallerName
     kid: KeyName
+
+
+@event("console.link-created", audit=Audit.YES)
+class ConsoleLinkCreated(Event):
+    """A caller of the client API gets a link, with which a person signs in to the console once."""
+
+    caller: CallerName
+
+
+@event("console.signed-in", audit=Audit.YES)
+class ConsoleSignedIn(Event):
+    """A person signs in to the console."""
+
+    caller: CallerName
+    peer: Peer
+
+
+@event("console.refused", level=Level.WARNING, by_peers=True)
+class ConsoleRefused(Event):
+    """The console refused a sign-in, a change without its token, or a request for another host."""
+
+    peer: Peer
+    doing: Operation
+    reason: Reason
 
 
 @event("key.registered", audit=Audit.YES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import grpc
 
@@ -313,6 +313,22 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     ) -> messages.ConnectedGuest:
         return v1_messages.connected_guest(await self._connected.disconnect(caller, request.id))
 
+    @answered()
+    async def CountGuests(
+        self, request: messages.CountGuestsRequest, caller: Caller
+    ) -> messages.CountGuestsResponse:
+        now = datetime.now(UTC)
+        until, counts = self._history.tallies(caller, now, request.step_seconds, request.steps)
+        return messages.CountGuestsResponse(
+            until=v1_messages.time(until),
+            counts=[
+                messages.GuestCount(
+                    step=step, verdict=v1_messages.NUMBERS[verdict], code=code, guests=number
+                )
+                for step, verdict, code, number in counts
+            ],
+        )
+
 
 class PolicyTestService(Service, services.PolicyTestServiceServicer):
     """Policies, before they decide."""
@@ -331,6 +347,18 @@ class PolicyTestService(Service, services.PolicyTestServiceServicer):
         report = await self._admin.policy_tests.report(caller, v1_messages.policy_test(request))
         return messages.TestPolicyResponse(
             accepted=report.accepted, report=json.dumps(report.as_json())
+        )
+
+    @answered()
+    async def TestRelease(
+        self, request: messages.TestReleaseRequest, caller: Caller
+    ) -> messages.TestReleaseResponse:
+        test = await self._admin.policy_tests.release(caller, request.id, request.path)
+        return messages.TestReleaseResponse(
+            released=test.report.accepted,
+            policy=str(test.policy),
+            prefix=test.prefix,
+            report=json.dumps(test.report.as_json()),
         )
 
 
@@ -363,6 +391,7 @@ class StatusService(Service, services.StatusServiceServicer):
             client_api=status.endpoints.get("client_api", ""),
             keyprovider_api=status.endpoints.get("keyprovider_api", ""),
             kbs_http=status.endpoints.get("kbs_http", ""),
+            console=status.endpoints.get("console", ""),
             data_dir=status.data_dir,
             verifiers=status.verifiers,
             attester=status.attester,

@@ -14,6 +14,7 @@ from verdictd_py.broker.policytests import PolicyTest
 from verdictd_py.broker.references import ReferenceView
 from verdictd_py.broker.standing import GuestStatus
 from verdictd_py.documents.referencesets import ReferenceSet
+from verdictd_py.errors import Reason
 from verdictd_py.ports import Document, StoredName
 
 VERDICTS: Final = {
@@ -120,12 +121,20 @@ def guest(judgement: Judgement) -> messages.Guest:
         fmspc=fmspc if isinstance(fmspc, str) else "",
         evidence=judgement.evidence,
         claims=json.dumps(dict(judgement.claims)) if judgement.claims else "",
-        reasons=[messages.Reason(**reason.as_json()) for reason in judgement.reasons],
+        reasons=list(map(_reason, judgement.reasons)),
         not_pinnable=judgement.not_pinnable,
         withheld_claims=judgement.withheld,
         times=judgement.times,
         first_at=time(judgement.first_at or judgement.at),
+        measurements=judgement.measurements,
+        platform=judgement.platform or "",
+        earlier=judgement.earlier,
+        judged=judgement.judged,
     )
+
+
+def _reason(reason: Reason) -> messages.Reason:
+    return messages.Reason(**reason.as_json(), kind=reason.kind.name.lower())
 
 
 def connected_guest(status: GuestStatus) -> messages.ConnectedGuest:

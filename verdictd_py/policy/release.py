@@ -32,7 +32,15 @@ from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.decisions import Decisions
 from verdictd_py.policy.engine import PreparedInput, in_thread
 from verdictd_py.policy.trial import SampleDecisions
-from verdictd_py.ports import NO_QUERY, Document, DocumentStore, Kind, PolicyDocuments, Tees
+from verdictd_py.ports import (
+    NO_QUERY,
+    Document,
+    DocumentStore,
+    Failures,
+    Kind,
+    PolicyDocuments,
+    Tees,
+)
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
 
@@ -121,7 +129,7 @@ class RegoReleasePolicy:
 
     async def failures(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
-    ) -> tuple[Reason, ...]:
+    ) -> Failures:
         """Return the reasons to deny a secret; empty only if the policy's `allow` is `true`.
 
         1. Choose the policy. 2. Compile it, or take the cached policy. 3. Evaluate it. If 3 fails
@@ -150,16 +158,18 @@ class RegoReleasePolicy:
                 result = await self._decisions.evaluate(documents, release_input, data)  # 2, 3
             except EvaluationFailed as error:
                 await self._samples.require(combined.documents, None)
-                return (_reason(f"the release policy for {path} makes no decision: {error}"),)
+                reason = _reason(f"the release policy for {path} makes no decision: {error}")
+                return Failures.of([reason], combined.documents)
         except _UNREADABLE as error:
             raise PolicyUnavailable(
                 f"the release policy for {path} cannot be used: {error}"
             ) from error
         if result.allow:
-            return ()
-        return explain.own_reasons(result.document) or (
+            return Failures.of((), documents)
+        reasons = explain.own_reasons(result.document) or (
             _reason(f"the release policy does not allow {path} to this guest"),
         )
+        return Failures.of(reasons, documents)
 
     def _view(self, peer: AppraisedPeer) -> PreparedInput:
         """Return the input about the guest, built once for each appraisal: connection or token.

@@ -132,6 +132,7 @@ class BrokerClient:
         self.appraisals = v1.AppraisalServiceStub(channel)
         self.policy_tests = v1.PolicyTestServiceStub(channel)
         self.about = v1.StatusServiceStub(channel)
+        self.console = v1.ConsoleServiceStub(channel)
 
     @classmethod
     @asynccontextmanager

@@ -14,7 +14,7 @@ from typing import Any, Final
 from google.protobuf.descriptor import FieldDescriptor
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
-from verdictd_py.cli.management import watching
+from verdictd_py.cli.management import console_commands, watching
 from verdictd_py.cli.management.client import BrokerClient
 from verdictd_py.cli.management.command import Command
 from verdictd_py.cli.management.data import enumerated, is_time
@@ -123,6 +123,10 @@ _OTHERS: Final[dict[str, tuple[str, Schema]]] = {
             },
             message=_TEXT,
         ),
+    ),
+    console_commands.KIND: (
+        "a link that signs in to the web console once",
+        _members(url=_TEXT, valid_seconds=_NUMBER),
     ),
     "done": ("a change; `name` is the changed object", _members(done=_DONE, name=_TEXT_OR_NULL)),
     "content": (

@@ -48,6 +48,9 @@ _MAX_WAITING_BYTES: Final = 2 * MAX_BODY_BYTES
 """Maximum number of received bytes of a connection that are not answered yet: a body in chunks,
 or requests after it."""
 
+_OWN_TYPES: Final = (answers.JSON, "text/html")
+"""Types of the answers that the routes make; the library's own are plain text."""
+
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 """First bytes of a ClientHello (RFC 8446, 5.1), which begin no request of HTTP."""
 
@@ -293,7 +296,7 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send an answer within the time limit."""
-        if resp.status >= 400 and resp.content_type != answers.JSON:
+        if resp.status >= 400 and resp.content_type not in _OWN_TYPES:
             # The library's own answer. The requested path is not logged: the client chose it.
             self._record(f"{request.method} unknown", resp.status, str(resp.reason))
             resp = answers.refused(resp.status, str(resp.reason), resp.headers.get("Allow"))
@@ -380,8 +383,10 @@ class Acceptor:
         proxies: proxies that send the address of their client.
         census: counters of all workers, None if there is one process.
         meter: measures connections; None if nothing is measured.
+        name: name of the background work that accepts.
 
     Attributes:
+        meter: as above; it may be set before the start.
         shares: the connections by source.
     """
 
@@ -393,9 +398,11 @@ class Acceptor:
         proxies: Proxies,
         tls: Callable[[], ssl.SSLContext] | None,
         census: ListenerCensus | None = None,
+        name: str = "kbs_http.accept",
         meter: Meter | None = None,
     ) -> None:
-        self._meter = meter
+        self._name = name
+        self.meter = meter
         self._parts = _Parts(events, limits, proxies)
         self._tls = tls
         self._listening: socket.socket | None = None
@@ -412,7 +419,7 @@ class Acceptor:
             self._take(server, accepted, name)
 
         self._accepting = background(
-            "kbs_http.accept", partial(accept, listening, take, self._parts.events), essential=True
+            self._name, partial(accept, listening, take, self._parts.events), essential=True
         )
 
     async def drain(self, seconds: float) -> None:
@@ -446,7 +453,7 @@ class Acceptor:
 
     def _take(self, server: web.Server, accepted: socket.socket, name: object) -> None:
         peer = self._parts.proxies.peer(name)
-        begin("kbs_http", self._meter)
+        begin(self._name.removesuffix(".accept"), self.meter)
 
         def close() -> None:
             task.cancel()

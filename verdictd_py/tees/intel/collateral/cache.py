@@ -177,6 +177,10 @@ class CollateralCache:
         """Validity of each cached set."""
         return tuple(cached.validity for cached in self._cached.values())
 
+    def sets(self) -> tuple[tuple[CollateralRequest, Collateral], ...]:
+        """Return the cached sets by platform type."""
+        return tuple((request, cached.collateral) for request, cached in self._cached.items())
+
     async def restore(self) -> None:
         """Load all stored collateral, so that it is renewed before a guest needs it.
 

@@ -129,6 +129,10 @@ class FileCollateral:
             raise CollateralUnavailable(f"there is no collateral for {_platform(request)}")
         return matching
 
+    def sets(self) -> tuple[tuple[CollateralRequest, Collateral], ...]:
+        """Return the newest set of each platform type."""
+        return tuple((request, sets[0]) for request, sets in self._by_request.items())
+
     def remedy(self, request: CollateralRequest) -> str:
         newest = max(
             (entry for entry in self._entries if entry.request == request),
@@ -144,11 +148,6 @@ class FileCollateral:
             f"the newest collateral for {_platform(request)} is in {newest.file}; fetch it again "
             "(verdictd-py collateral fetch)"
         )
-
-    @property
-    def sets(self) -> tuple[Collateral, ...]:
-        """All sets as they were last read."""
-        return tuple(entry.collateral for entry in self._entries)
 
     def _refresh(self) -> None:
         """Read all files again if one has changed."""
@@ -265,12 +264,7 @@ class FirstAnswer:
     """
 
     def __init__(self, *sources: CollateralSource) -> None:
-        self._sources = sources
-
-    @property
-    def first(self) -> CollateralSource:
-        """The source that is queried first."""
-        return self._sources[0]
+        self.sources = sources
 
     async def candidates(
         self, request: CollateralRequest, endorsements: Collateral | None
@@ -281,7 +275,7 @@ class FirstAnswer:
             CollateralUnavailable: no source has any; the text is that of the last one.
         """
         last = CollateralUnavailable(f"there is no collateral for {_platform(request)}")
-        for source in self._sources:
+        for source in self.sources:
             try:
                 return await source.candidates(request, endorsements)
             except CollateralUnavailable as error:
@@ -289,7 +283,7 @@ class FirstAnswer:
         raise last
 
     def remedy(self, request: CollateralRequest) -> str:
-        return next(filter(None, (source.remedy(request) for source in self._sources)), "")
+        return next(filter(None, (source.remedy(request) for source in self.sources)), "")
 
 
 def _platform(request: CollateralRequest) -> str:

@@ -1,0 +1,180 @@
+"""The pages of a running broker, and the changes that people make there."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.broker import RunningBroker
+from tests.support.console import (
+    connect,
+    guests_of_every_kind,
+    link,
+    measured,
+    person,
+    pin_good_guest,
+    visitor,
+)
+
+pytestmark = pytest.mark.broker(console="127.0.0.1:0")
+
+PATHS = ("/", "/guests", "/reference", "/policies", "/release", "/keys")
+
+
+async def test_every_page_is_served_in_both_languages(broker: RunningBroker) -> None:
+    await guests_of_every_kind(broker)
+    async with person(broker) as someone:
+        for path in PATHS:
+            english = await someone.text(f"{path}?lang=en")
+            chinese = await someone.text(f"{path}?lang=zh")
+            assert '<html lang="en">' in english
+            assert '<html lang="zh-CN">' in chinese
+            assert english != chinese
+    assert broker.events.named("warning.bug") == []
+
+
+async def test_the_list_answers_why(broker: RunningBroker) -> None:
+    await guests_of_every_kind(broker)
+    async with person(broker) as someone:
+        page = await someone.text("/guests")
+    assert "The guest runs in debug mode: its host can read its memory." in page
+    assert "rtmr2 differs from an accepted value in one digit." in page
+    assert "2 times in a row" in page
+
+
+async def test_a_refused_guest_is_pinned_and_then_accepted(broker: RunningBroker) -> None:
+    await pin_good_guest(broker)
+    await connect(broker, measurements=measured(rtmr1="new kernel"))
+    refused = str(broker.events.named("guest.refused")[-1]["appraisal"])
+    async with person(broker) as someone:
+        page = await someone.text(f"/guests/{refused}")
+        assert "rtmr1 is not a reference value." in page
+        assert "First difference at digit" in page
+        assert f"verdict-py reference pin --from {refused} --field rtmr1 --yes" in page
+        answer = await someone.send(f"/guests/{refused}", f"/guests/{refused}/pin")
+        assert answer.headers["Location"] == f"/guests/{refused}?done=pin"
+        after = await someone.text(answer.headers["Location"])
+        assert "The values are pinned." in after
+        assert "these values are accepted now" in after
+    (pinned,) = broker.events.named("reference.pinned")[-1:]
+    assert str(pinned["caller"]).endswith("(console)")
+    await connect(broker, measurements=measured(rtmr1="new kernel"))
+    assert len(broker.events.named("guest.accepted")) == 2
+
+
+async def test_a_pin_of_another_revision_is_refused_with_the_page(broker: RunningBroker) -> None:
+    await pin_good_guest(broker)
+    for kernel in ("one", "two"):
+        await connect(broker, measurements=measured(rtmr1=kernel))
+    first, second = (str(e["appraisal"]) for e in broker.events.named("guest.refused")[-2:])
+    async with person(broker) as someone:
+        stale = await someone.send(
+            f"/guests/{first}", f"/guests/{first}/pin", [("revision", "00.00")]
+        )
+        assert stale.status_code == 409
+        assert "has changed since it was read" in stale.text
+        assert (await someone.send(f"/guests/{second}", f"/guests/{second}/pin")).status_code == 303
+
+
+async def test_a_set_is_added_retired_and_deleted(broker: RunningBroker) -> None:
+    await pin_good_guest(broker)
+    await connect(broker, measurements=measured(rtmr1="new kernel"))
+    refused = str(broker.events.named("guest.refused")[-1]["appraisal"])
+    async with person(broker) as someone:
+        shown = f"/guests/{refused}?field=rtmr1&set=prod-1&expires=2099-01-01T00:00:00Z"
+        assert "--set prod-1 --expires 2099-01-01T00:00:00Z" in await someone.text(shown)
+        answer = await someone.send(shown, f"/guests/{refused}/pin")
+        assert answer.status_code == 303, answer.text
+        assert "prod-1" in await someone.text("/reference")
+        retired = await someone.send("/reference?retire=prod-1", "/reference/retire")
+        assert retired.status_code == 303
+        assert "retired" in await someone.text(retired.headers["Location"])
+        deleted = await someone.send("/reference?delete=prod-1", "/reference/delete")
+        assert deleted.status_code == 303, deleted.text
+
+
+async def test_keys_are_created_and_deleted(broker: RunningBroker) -> None:
+    async with person(broker) as someone:
+        created = await someone.send("/keys", "/keys/create", [("name", "default/key/8")])
+        assert created.status_code == 303, created.text
+        assert "default/key/8" in await someone.text("/keys")
+        twice = await someone.send("/keys", "/keys/create", [("name", "default/key/8")])
+        assert twice.status_code == 409
+        assert 'value="default/key/8"' in twice.text
+        deleted = await someone.send("/keys", "/keys/delete", [("delete", "default/key/8")])
+        assert deleted.status_code == 303
+        assert "<code>default/key/8</code></th>" not in await someone.text("/keys")
+    names = [e["caller"] for e in broker.events.named("key.created")]
+    assert [str(name).endswith("(console)") for name in names] == [True]
+
+
+async def test_the_contents_of_secrets_are_on_no_page(broker: RunningBroker) -> None:
+    async with person(broker) as someone:
+        pages = [await someone.text(path) for path in PATHS]
+    assert not any("1234567890123456789012345678901" in page for page in pages)
+
+
+async def test_a_policy_is_tested_and_stored(broker: RunningBroker) -> None:
+    await guests_of_every_kind(broker)
+    refused = str(broker.events.named("guest.refused")[-2]["appraisal"])
+    async with person(broker) as someone:
+        tested = await someone.text(f"/policies?name=tdxPolicy.rego&guest={refused}")
+        assert "Would be refused" in tested
+        assert "allow = false" in tested
+        wrong = await someone.send(
+            "/policies?name=tdxPolicy.rego", "/policies/set", [("content", "package policy\n{")]
+        )
+        assert wrong.status_code == 400
+        assert "package policy\n{</textarea>" in wrong.text
+        text = "package policy\n\ndefault allow := false\n"
+        stored = await someone.send(
+            "/policies?name=tdxPolicy.rego", "/policies/set", [("content", text)]
+        )
+        assert stored.status_code == 303, stored.text
+    assert (broker.data / "opa" / "tdxPolicy.rego").read_text() == text
+
+
+async def test_a_question_about_a_release_is_answered(broker: RunningBroker) -> None:
+    await guests_of_every_kind(broker)
+    accepted = str(broker.events.named("guest.accepted")[-1]["appraisal"])
+    async with person(broker) as someone:
+        page = await someone.text(f"/release?guest={accepted}&path=keys/default/key/1")
+        assert "may have keys/default/key/1." in page
+        wrong = await someone.text(f"/release?guest={accepted}&path=../../etc/passwd")
+        assert "a name must have one segment" in wrong
+
+
+async def test_a_guest_is_disconnected(broker: RunningBroker) -> None:
+    async with broker.guest(broker.attester()) as guest:
+        await guest.version()
+        async with person(broker) as someone:
+            answer = await someone.send("/guests", "/guests/disconnect")
+            assert answer.status_code == 303, answer.text
+    (event,) = broker.events.named("guest.disconnected")
+    assert str(event["caller"]).endswith("(console)")
+
+
+async def test_a_guest_is_found_by_its_id(broker: RunningBroker) -> None:
+    await connect(broker)
+    accepted = str(broker.events.named("guest.accepted")[-1]["appraisal"])
+    async with person(broker) as someone:
+        answer = await someone.get(f"/guests?q={accepted}&verdict=")
+        assert answer.headers["Location"] == f"/guests/{accepted}"
+        assert "No guest matches these filters." in await someone.text("/guests?q=nothing")
+
+
+async def test_the_language_is_that_of_the_browser_until_another_is_chosen(
+    broker: RunningBroker,
+) -> None:
+    async with visitor(broker) as someone:
+        accept = {"Accept-Language": "fr, zh-TW;q=0.8, en;q=0.5"}
+        chinese = await someone.get("/login", headers=accept)
+        assert 'lang="zh-CN"' in chinese.text
+        await someone.get("/login?lang=en")
+        english = await someone.get("/login", headers={"Accept-Language": "zh"})
+        assert '<html lang="en">' in english.text
+
+
+async def test_the_link_is_printed_for_this_broker(broker: RunningBroker) -> None:
+    url = await link(broker)
+    assert url.startswith(broker.daemon.listener("console").endpoint + "/login?code=")
+    assert len(broker.events.named("console.link-created")) == 1
