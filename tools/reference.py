@@ -10,6 +10,7 @@ import re
 import sys
 from argparse import Action
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -21,11 +22,15 @@ from verdictd_py.cli.management.schema import schema
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
+from verdictd_py.daemon.health import Health
+from verdictd_py.daemon.readings import Documents, Sources
 from verdictd_py.domain.events import CATALOGUE
 from verdictd_py.domain.eventtypes import FieldInfo
 from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.floods import LINES_PER_MINUTE
+from verdictd_py.events.log import LogEvents
 from verdictd_py.listeners.kbs import answers, description
+from verdictd_py.metrics import families
 from verdictd_py.tees.registry import known_tees
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -49,6 +54,7 @@ def main(argv: list[str]) -> int:
         "clientapi.md": "".join(api("clientapi")),
         "verdictd-v1.md": "".join(api("verdictd_v1")),
         "events.md": "".join(events()),
+        "metrics.md": "".join(metrics()),
         "contents.md": "".join((NOTE, *contents.table())),
         "kbs-errors.md": "".join(kbs_errors()),
         "kbs-openapi.json": json.dumps(json.loads(description.document(known_tees())), indent=1)
@@ -151,6 +157,31 @@ def exit_statuses() -> Iterator[str]:
         for words, meanings in exitstatus.statuses(program):
             texts = dict(meanings)
             yield _row(f"`{words}`", *(texts.get(number, "-") for number in range(4)))
+
+
+def metrics() -> Iterator[str]:
+    yield (
+        f"{NOTE}\n# Metrics\n\n`/metrics` of `--status` ([monitoring](../monitoring.md)). Counters "
+        "and histograms are those of all processes of the broker together.\nCounters end with "
+        "`_total`; histograms have `_bucket`, `_count` and `_sum`, in seconds.\n\n"
+        "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n"
+    )
+    for family in families.families(tuple(tee.name for tee in known_tees())):
+        name = f"{family.name}_total" if family.kind is families.Kind.COUNTER else family.name
+        yield _row(f"`{name}`", family.kind, "; ".join(map(_axis, family.axes)), family.help)
+    health = Health({}, LogEvents(len))
+    sources = Sources(datetime.now(UTC), health, dict, dict, lambda: (0, 0), tuple, dict, 0)
+    for reading in (*sources.readings(), *Documents(frozenset()).readings()):
+        labels = ", ".join(f"`{label}`" for label in reading.labels)
+        yield _row(f"`{reading.name}`", families.Kind.GAUGE, labels, reading.help)
+
+
+def _axis(axis: families.Axis) -> str:
+    """Return the names of labels with their values, unless there are too many."""
+    names = ", ".join(f"`{label}`" for label in axis.labels)
+    if len(axis.values) > 30:
+        return names
+    return f"{names}: {', '.join(' '.join(value) for value in axis.values)}"
 
 
 def command_lines() -> Iterator[str]:

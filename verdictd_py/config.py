@@ -37,7 +37,7 @@ from verdictd_py.protocols.keyprovider.parameter import parse as parse_parameter
 
 ENVIRONMENT_PREFIX: Final = "VERDICTD_"
 GUEST_PREFIX: Final = "VERDICTD_PY_GUEST_"
-"""Prefix of the variables of `verdictd-py guest`, which are no settings of the daemon."""
+"""Prefix of the variables of `verdictd-py guest`, which are not settings of the daemon."""
 DEFAULT_DATA_DIR: Final = Path("/opt/verdictd")
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 DEFAULT_CLIENT_API: Final = addresses.DEFAULT_CLIENT_API
@@ -168,6 +168,7 @@ class Settings(BaseModel):
     audit_keep_days: Annotated[float, Field(gt=0)] | None = None
     audit_keep_bytes: Annotated[int, Field(ge=4096)] | None = None
     log_format: Literal["text", "json"] = "text"
+    status: str | None = None
     workers: int | Literal["auto"] = 1
 
     @field_validator("workers", mode="before")
@@ -178,7 +179,7 @@ class Settings(BaseModel):
             return value
         if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_WORKERS):
             raise ValueError(
-                f"{text!r} is no number of workers: write a number from 1 to {MAX_WORKERS}, or "
+                f"{text!r} is not a number of workers: write a number from 1 to {MAX_WORKERS}, or "
                 "auto for one per core"
             )
         return int(text)
@@ -240,7 +241,7 @@ class Settings(BaseModel):
                 )
         return pins
 
-    @field_validator("listen", "kbs_http", "console")
+    @field_validator("listen", "kbs_http", "status", "console")
     @classmethod
     def _check_listen(cls, value: str | None) -> str | None:
         if value is not None:
@@ -336,6 +337,10 @@ class Settings(BaseModel):
     def wrap_key_segments(self) -> tuple[str, ...] | None:
         """First segments of the keys that callers who may only wrap may create."""
         return None if self.wrap_key_prefix is None else _segments(self.wrap_key_prefix)
+
+    @property
+    def status_address(self) -> Address | None:
+        return None if self.status is None else Address.parse(self.status)
 
     @property
     def kbs_http_address(self) -> Address | None:

@@ -138,7 +138,7 @@ class EvaluationFailed(PolicyInvalid):
 
 
 class NotAppraised(VerdictdError):
-    """The guest cannot be judged now, for a reason of the broker's own; it may try again later.
+    """The guest cannot be appraised now, for a reason of the broker's own; it may try again later.
 
     Nothing is released. This is never a verdict, which guests take as final (ADR 15).
 
@@ -243,9 +243,27 @@ class TokenNotValidNow(TokenInvalid):
 
 
 class Overloaded(VerdictdError):
-    """There are too many concurrent requests; the peer may try again later."""
+    """There are too many concurrent requests; the peer may try again later.
+
+    Attributes:
+        limit: name of the limit that was reached, for the metrics: one of `LIMITS`.
+    """
 
     code = "overloaded"
+
+    LIMITS: ClassVar[tuple[str, ...]] = (
+        *("address", "connections", "platform", "platforms", "descriptors"),
+        *("token", "caller", "callers", "new-keys", "other"),
+    )
+
+    def __init__(self, message: str, *, limit: str = "other") -> None:
+        super().__init__(message)
+        self.limit = limit
+
+    @staticmethod
+    def limit_of(error: VerdictdError) -> str | None:
+        """Return the name of the limit that an error is about; None if it is about none."""
+        return error.limit if isinstance(error, Overloaded) else None
 
 
 class AttestationError(VerdictdError):

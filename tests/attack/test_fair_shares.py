@@ -232,7 +232,7 @@ async def in_handshake(broker: RunningBroker) -> AsyncIterator[GuestConnection]:
         session.receive(await reader.read(65_536))
     rest = session.outgoing()
     writer.write(rest[: len(rest) // 2])
-    await until(lambda: broker.attested._shares._evidence.total == 1)
+    await until(lambda: broker.attested.shares._evidence.total == 1)
     guest.rest = rest[len(rest) // 2 :]  # type: ignore[attr-defined]
     try:
         yield guest
@@ -342,13 +342,13 @@ class TestMemory:
     ) -> None:
         """They begin requests of 600 KB and end none; they wait, until their time limit."""
         most = 400_000
-        broker.attested._shares.buffers._most = most
+        broker.attested.shares.buffers._most = most
         async with AsyncExitStack() as stack:
             guests = [await stack.enter_async_context(broker.guest()) for _ in range(4)]
             for guest in guests:
                 guest._session.write(b'{"command":"version","x":"' + b"x" * 600_000)
                 guest._writer.write(guest._session.outgoing())
-            shares = broker.attested._shares
+            shares = broker.attested.shares
             await until(lambda: shares.buffers.total >= most // 2 - READ_BYTES)
             await elapse(0)
             assert shares.buffers.total <= most // 2 + 5 * ALLOWANCE_BYTES
@@ -404,10 +404,10 @@ class TestMemory:
         get = {"command": "Get Resource", "optional": {"resource_path": "default/blob/1"}}
         async with broker.guest() as guest:
             await send_records(guest, encoded(get) * 4)
-            await until(lambda: broker.attested._shares.buffers.total > 4_000_000)
+            await until(lambda: broker.attested.shares.buffers.total > 4_000_000)
             guest._writer.transport.abort()
         await elapse_until(lambda: not broker.attested._tasks)
-        assert broker.attested._shares.buffers.total == 0
+        assert broker.attested.shares.buffers.total == 0
 
 
 @pytest.mark.broker(kbs=True, max_connections_per_platform=2)
@@ -429,7 +429,7 @@ class TestPlatforms:
     async def test_the_name_of_a_platform_is_a_digest(self, broker: RunningBroker) -> None:
         async with broker.guest() as guest:
             assert await guest.version() == "v1"
-            platforms = broker.attested._shares._platforms
+            platforms = broker.attested.shares._platforms
             assert isinstance(platforms, LocalCounts)
             (name,) = platforms._numbers
         assert len(name) == 64

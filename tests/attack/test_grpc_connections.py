@@ -248,7 +248,7 @@ class TestFlood:
 @contextmanager
 def serving(most: int = CONNECTIONS) -> Iterator[tuple[GrpcConnections, socket.socket]]:
     """Yield connections that are relayed to a socket in place of gRPC."""
-    connections = GrpcConnections(ShareLimits.of(most), RecordedEvents())
+    connections = GrpcConnections(ShareLimits.of(most), RecordedEvents(), listener="client_api")
     with socket.socket(socket.AF_UNIX) as grpc_socket:
 
         def listen(address: str) -> None:

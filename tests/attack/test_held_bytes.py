@@ -30,8 +30,8 @@ LARGE = 100_000
 
 def fill(listener: AttestedListener) -> Share:
     """Fill the memory: until this share leaves, others hold only their allowance."""
-    share = listener._shares.enter(source_of("192.0.2.1"), lambda: None)
-    share.held.add(listener._shares.buffers._most)
+    share = listener.shares.enter(source_of("192.0.2.1"), lambda: None)
+    share.held.add(listener.shares.buffers._most)
     return share
 
 
@@ -43,7 +43,7 @@ def only(listener: AttestedListener, but: Share | None = None) -> Share:
 
 def shares_of(listener: AttestedListener) -> list[Share]:
     """Return the shares of unattested connections."""
-    ages = listener._shares._new
+    ages = listener.shares._new
     assert isinstance(ages, LocalAges)
     return [share for held in ages._sources.values() for share in held]
 
@@ -93,9 +93,9 @@ class TestHandshakes:
 
     async def test_an_accepted_guest_holds_nothing(self, broker: RunningBroker) -> None:
         """Its certificate was counted while it was received."""
-        buffers = broker.attested._shares.buffers
+        buffers = broker.attested.shares.buffers
         async with broker.guest():
-            await until(lambda: broker.attested._shares._platforms.total)
+            await until(lambda: broker.attested.shares._platforms.total)
             await settled()
             assert buffers.total == 0
 
@@ -104,7 +104,7 @@ class TestRequests:
     async def test_a_request_is_not_received_while_the_memory_is_full(
         self, broker: RunningBroker
     ) -> None:
-        buffers = broker.attested._shares.buffers
+        buffers = broker.attested.shares.buffers
         async with broker.guest() as guest:
             assert await guest.version() == "v1"
             others = fill(broker.attested)
@@ -120,7 +120,7 @@ class TestRequests:
     async def test_no_answer_is_made_while_the_memory_is_full(self, broker: RunningBroker) -> None:
         """A secret of some MiB would be held in addition."""
         text = encoded({"command": "Get KEK", "kids": [KID], "x": "x" * (READ_BYTES + 4000)})
-        buffers = broker.attested._shares.buffers
+        buffers = broker.attested.shares.buffers
         async with broker.guest() as guest:
             assert await guest.version() == "v1"
             others = fill(broker.attested)
@@ -135,7 +135,7 @@ class TestRequests:
     async def test_parts_of_a_request_are_counted_until_it_is_complete(
         self, broker: RunningBroker
     ) -> None:
-        buffers = broker.attested._shares.buffers
+        buffers = broker.attested.shares.buffers
         async with broker.guest() as guest:
             await self.begin(guest)
             await until(lambda: buffers.total > LARGE)

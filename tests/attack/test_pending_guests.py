@@ -284,7 +284,7 @@ class TestAttackers:
         async with pending(broker) as first, pending(broker) as second, pending(broker) as third:
             assert await rest(first) == b""
             await outage.end()
-            await until(lambda: broker.attested._shares._platforms.total == 2)
+            await until(lambda: broker.attested.shares._platforms.total == 2)
             async with broker.guest() as fourth, broker.guest() as fifth:
                 for guest in (second, third, fourth, fifth):
                     await served(guest)
@@ -296,12 +296,12 @@ class TestAttackers:
         outage = Outage(broker)
         async with pending(broker) as first, pending(broker) as second, pending(broker) as third:
             await outage.end()
-            await until(lambda: broker.attested._shares._platforms.total == 2)
+            await until(lambda: broker.attested.shares._platforms.total == 2)
             for guest in (first, second):
                 await served(guest)
             await not_judged(third, "no-capacity")
             first._close()
-            await until(lambda: broker.attested._shares._platforms.total == 1)
+            await until(lambda: broker.attested.shares._platforms.total == 1)
             await elapse(RETRY_SECONDS)
             await served(third)
 
@@ -310,7 +310,7 @@ class TestAttackers:
     ) -> None:
         """As bytes without evidence: all of them together hold a quarter of the memory."""
         outage = Outage(broker)
-        buffers = broker.attested._shares.buffers
+        buffers = broker.attested.shares.buffers
         async with pending(broker) as guest:
             assert buffers.total == buffers._unproven > 4000
             await not_judged(guest)
@@ -326,7 +326,7 @@ class TestAttackers:
     ) -> None:
         """They begin requests of 600 KB and end none."""
         most = 800_000
-        buffers = broker.attested._shares.buffers
+        buffers = broker.attested.shares.buffers
         buffers._most = most
         Outage(broker)
         async with AsyncExitStack() as stack:

@@ -38,7 +38,7 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, StorageError
-from verdictd_py.ports import NO_QUERY, Kind, SessionStore
+from verdictd_py.ports import NO_QUERY, Failures, Kind, SessionStore
 from verdictd_py.protocols.rcar import jwe, messages
 from verdictd_py.protocols.rcar.tokens import Tokens
 from verdictd_py.storage.sessions import MemorySessionStore
@@ -60,9 +60,9 @@ class Release:
 
     async def failures(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
-    ) -> tuple[Reason, ...]:
+    ) -> Failures:
         self.asked.append((peer, path))
-        return (Reason("release", "", "", "no"),) if self.refused else ()
+        return Failures.of([Reason("release", "", "", "no")] if self.refused else ())
 
 
 class BrokenSessions(MemorySessionStore):

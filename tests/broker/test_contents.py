@@ -71,7 +71,7 @@ async def test_a_key_path_that_leads_to_something_else_is_refused(
 ) -> None:
     await put(resources, ResourcePath.parse("a/b/c"), content)
     found = await StoredContents(resources).check(POLICY, policy(ResourcePath.parse("a/b/c"), kind))
-    assert "[0].keyPath: a/b/c is no key that guests can use: " in found.problems[0]
+    assert "[0].keyPath: a/b/c is not a key that guests can use: " in found.problems[0]
     assert found.usable == frozenset()
 
 

@@ -25,13 +25,14 @@ from verdictd_py.errors import (
     StorageError,
     VerdictdError,
 )
-from verdictd_py.ports import NO_QUERY, Kind
+from verdictd_py.ports import NO_QUERY, Failures, Kind, PolicyDocuments
 
 ONE, TWO, BROKEN, MISSING = (
     KeyId.parse(name) for name in ("one", "default/key/2", "broken", "default/key/none")
 )
 KEYS = {ONE: SecretBytes(b"1" * 32), TWO: SecretBytes(b"2" * 32)}
 PEER = accepted_peer()
+DOCUMENTS = PolicyDocuments("package policy", "{}")
 PATH = ResourcePath.parse("repo/type/tag")
 PLAIN = SecretBytes(b'{"symkey":"of a layer"}')
 GCM, CTR = Algorithm.AES_GCM, Algorithm.A256CTR
@@ -53,10 +54,11 @@ class ScriptedRelease:
 
     async def failures(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
-    ) -> tuple[Reason, ...]:
+    ) -> Failures:
         self.asked.append((peer, kind, path))
         kept = path in self.refused or kind.value in self.refused
-        return (Reason("release", "", "", f"not {path}"),) if kept else ()
+        reasons = [Reason("release", "", "", f"not {path}")] if kept else ()
+        return Failures.of(reasons, DOCUMENTS)
 
 
 def releaser(
@@ -95,7 +97,7 @@ def changed(good: WrappedBlob, *, iv: bytes | None = None, at: int | None = None
     )
 
 
-async def test_plaintexts_are_in_order_and_each_is_recorded() -> None:
+async def test_plaintexts_are_in_order_and_one_request_is_one_record() -> None:
     events = RecordedEvents()
     other = SecretBytes(b"other")
     found = await releaser(events).decrypt(PEER, [blob(), blob(TWO, plain=other), blob()])
@@ -106,9 +108,11 @@ async def test_plaintexts_are_in_order_and_each_is_recorded() -> None:
             "appraisal": PEER.appraisal_id,
             "tee": PEER.tee,
             "what": "image-key",
-            "path": path,
+            "path": "keys/one",
+            "paths": ("keys/one", "keys/default/key/2"),
+            "policy": DOCUMENTS.decided_by.policy,
+            "data": DOCUMENTS.decided_by.data,
         }
-        for path in ("keys/one", "keys/default/key/2", "keys/one")
     ]
 
 
@@ -169,13 +173,11 @@ async def test_a_packet_relabelled_as_ctr_is_refused() -> None:
     assert await releaser(allow_a256ctr=True).decrypt(PEER, [relabelled]) == (PLAIN,)
 
 
-async def test_keks_are_in_order_and_each_is_recorded() -> None:
+async def test_keks_are_in_order_and_one_request_is_one_record() -> None:
     events = RecordedEvents()
     assert await releaser(events).keks(PEER, [TWO, ONE]) == (KEYS[TWO], KEYS[ONE])
-    assert [(fields["what"], fields["path"]) for fields in events.named("secret.released")] == [
-        ("kek", "keys/default/key/2"),
-        ("kek", "keys/one"),
-    ]
+    (fields,) = events.named("secret.released")
+    assert (fields["what"], fields["paths"]) == ("kek", ("keys/default/key/2", "keys/one"))
 
 
 @pytest.mark.parametrize(("bad", "kind"), [(MISSING, NotFound), (BROKEN, StorageError)])
@@ -255,6 +257,8 @@ async def test_an_object_that_the_release_policy_denies_is_not_released() -> Non
         "what": Kind.KEY,
         "path": "keys/one",
         "reasons": ("not keys/one",),
+        "policy": DOCUMENTS.decided_by.policy,
+        "data": DOCUMENTS.decided_by.data,
     }
 
 

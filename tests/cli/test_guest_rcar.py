@@ -239,9 +239,8 @@ def test_https_is_used_if_requested(ask: Ask, kbs: StandIn) -> None:
         ("--connect", f"https://127.0.0.1:{port}"),
         ("--insecure-no-tls-verification",),
     ):
-        line = ask(*words, "policy").complaint(1, PROGRAM)
+        line = ask(*words, "policy").complaint(3, PROGRAM)
         assert (
-            line
-            == f"https://127.0.0.1:{port} does not use TLS, or no version that this guest supports"
+            line == f"the server at 127.0.0.1:{port} does not use TLS: write http:// in --connect"
         )
     assert not kbs.asked

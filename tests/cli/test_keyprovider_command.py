@@ -181,7 +181,7 @@ class TestAnswers:
         ("provider", 1, "provider:eaa:"),
         ("garbage", 1, "the input is not valid JSON"),
         ("nothing", 1, "the input is not valid JSON"),
-        ("option", 2, "--nosuch; see verdictd-py keyprovider --help"),
+        ("option", 2, "'--nosuch'; see verdictd-py keyprovider --help"),
         ("no directory", 2, "is not a directory; choose another --data-dir"),
     ],
 )

@@ -97,7 +97,7 @@ def test_an_entry_that_cannot_be_read_is_ignored_with_one_warning(value: str) ->
     assert found.of("https://good.example") is None
     assert found.of("https://other.example") is not None
     assert found.warning == (
-        "ignored: NO_PROXY has entries that are no host, network or domain; correct or unset it"
+        "ignored: NO_PROXY has entries that are not a host, network or domain; correct or unset it"
     )
 
 

@@ -28,9 +28,8 @@ from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import Reason
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
-from verdictd_py.ports import NO_QUERY, Kind
+from verdictd_py.ports import NO_QUERY, Failures, Kind
 from verdictd_py.protocols.eaa import answers, messages
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.tees.intel.collateral.sources import FileCollateral
@@ -49,8 +48,8 @@ class AllowsAll:
 
     async def failures(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
-    ) -> tuple[Reason, ...]:
-        return ()
+    ) -> Failures:
+        return Failures()
 
 
 def by_other_libraries(der: bytes) -> Iterator[tuple[str, object]]:

@@ -32,12 +32,12 @@ WARNINGS = {
     "warning.other-daemon",
     "warning.storage", "warning.task", "warning.unpinned", "warning.worker", "wrap.refused",
 }  # fmt: skip
-LIMITED = {"guest.refused", "guest.not-judged", "release.refused"}
+LIMITED = {"guest.refused", "guest.not-judged", "release.refused", "collateral.used"}
 AUDITED = {
     "console.link-created", "console.signed-in",
     "audit.began", "audit.head", "audit.named", "audit.pruned",
     "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
-    "daemon.stopped", "file.changed", "guest.accepted", "guest.disconnected",
+    "daemon.stopped", "documents.used", "file.changed", "guest.accepted", "guest.disconnected",
     "image-key.unwrapped",
     "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",

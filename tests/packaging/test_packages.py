@@ -57,6 +57,7 @@ def test_the_wheel_has_defaults_stubs_and_types(packages: tuple[set[str], set[st
         f"policies/{tee}{kind}" for tee in ("tdx", "sgx") for kind in ("Policy.rego", "Data")
     }
     assert {f"verdictd_py/_data/{name}" for name in policies} <= wheel
+    assert any(name.endswith(".dist-info/sboms/sbom.cdx.json") for name in wheel)
     stubs = {"keyprovider_pb2", "keyprovider_pb2_grpc", "clientapi_pb2", "clientapi_pb2_grpc"}
     assert {
         f"verdictd_py/_generated/{name}.{end}" for name in stubs for end in ("py", "pyi")

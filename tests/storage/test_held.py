@@ -23,7 +23,7 @@ from verdictd_py.storage import held, pools, resident
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import OPA, DirectoryDocumentStore
 from verdictd_py.storage.held import HeldFiles
-from verdictd_py.storage.watch import Watch
+from verdictd_py.storage.watch import FRESH_SECONDS, Watch
 
 POLICY = Name.parse("tdxPolicy.rego")
 DATA = Name.parse("tdxData")
@@ -137,12 +137,12 @@ async def test_names_that_were_not_used_for_a_second_may_not_be_in_memory(
         raise BlockingIOError
 
     monkeypatch.setattr(resident, "_open_cached", evicted)
-    now[0] += held.FRESH_SECONDS / 2
+    now[0] += FRESH_SECONDS / 2
     await store.snapshot(NAMES)
-    now[0] += held.FRESH_SECONDS * 0.9
+    now[0] += FRESH_SECONDS * 0.9
     await store.snapshot(NAMES)
     assert reads == []
-    now[0] += held.FRESH_SECONDS
+    now[0] += FRESH_SECONDS
     await store.snapshot(NAMES)
     assert len(reads) == 1
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support.stores import document_store
 from verdictd_py.domain.names import Name
+from verdictd_py.errors import NotFound
 from verdictd_py.storage import held, resident
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import OPA, DirectoryDocumentStore
 from verdictd_py.storage.held import HeldFiles
-from verdictd_py.storage.watch import Watch
+from verdictd_py.storage.watch import COVER_SECONDS, FRESH_SECONDS, Watch
 
 POLICY = Name.parse("tdxPolicy.rego")
 LATER_NS = 60 * 1_000_000_000
@@ -163,7 +166,7 @@ def test_a_link_on_the_way_that_leads_elsewhere_now(watch: Watch, tmp_path: Path
 
 _MOUNT = """
 import sys
-from verdictd_py.storage.watch import Watch
+from verdictd_py.storage.watch import COVER_SECONDS, FRESH_SECONDS, Watch
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 path = sys.argv[1].encode()
@@ -201,7 +204,7 @@ async def test_a_change_through_a_shared_mapping_is_noticed_after_a_second(
         mapped[:7] = b"PACKAGE"
         mapped.flush()
         assert (await documents.get(POLICY)).text == before
-        now[0] += held.FRESH_SECONDS
+        now[0] += FRESH_SECONDS
         assert (await documents.get(POLICY)).text.startswith("PACKAGE")
 
 
@@ -237,7 +240,7 @@ async def test_a_directory_that_changes_all_the_time_is_not_watched_again_at_eac
 
     monkeypatch.setattr(Watch, "cover", counted)
     for _ in range(20):
-        now[0] += held.COVER_SECONDS / 10
+        now[0] += COVER_SECONDS / 10
         data.parent.chmod(0o711 if data.parent.stat().st_mode & 0o7777 == 0o700 else 0o700)
         await watched.snapshot((POLICY,))
     assert 1 <= len(covered) <= 3
@@ -258,10 +261,61 @@ async def test_an_overlay_is_compared_at_each_use(
     assert statuses
 
 
+NEWEST = ("intel-newest-root-crl.json", "intel-newest-pck-crl-platform.json")
+
+
+@pytest.fixture
+def entries(directory: Directory) -> Directory:
+    """A directory with the status of two files below `collateral/`, of which one is missing."""
+    directory.replace(("collateral", NEWEST[0]), b"{}")
+    with suppress(NotFound):
+        for name in NEWEST:
+            directory.entry(("collateral", name))
+    assert [bool(each) for each in directory.entries_resident(("collateral",), NEWEST)] == [1, 0]
+    return directory
+
+
+def test_entries_are_compared_again_after_a_report_only(
+    entries: Directory, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[object] = []
+    statuses = resident.Root.statuses
+
+    def counted(root: resident.Root, *arguments: object) -> object:
+        compared.append(arguments)
+        return statuses(root, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(resident.Root, "statuses", counted)
+    before = entries.entries_resident(("collateral",), NEWEST)
+    assert compared == []
+    for change in (
+        lambda: (data / "collateral" / NEWEST[0]).write_text("{ }"),
+        lambda: (data / "collateral" / NEWEST[1]).write_text("{}"),
+        lambda: os.utime(data / "collateral" / NEWEST[0], ns=(1, 1)),
+        (data / "collateral" / NEWEST[0]).unlink,
+    ):
+        change()
+        after = entries.entries_resident(("collateral",), NEWEST)
+        assert after != before
+        before = after
+
+
+def test_entries_are_compared_again_after_a_second(
+    entries: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = entries.entries_resident(("collateral",), NEWEST)
+    now = time.monotonic() + FRESH_SECONDS
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    again = entries.entries_resident(("collateral",), NEWEST)
+    assert again == known
+    assert again is not known
+
+
 def test_descriptors_are_closed_with_the_watch() -> None:
     def opened() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
+    gc.collect()  # watches of other tests
     before = opened()
     watch = Watch.start()
     assert opened() == before + 2

@@ -13,7 +13,7 @@ from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AlreadyExists, NotFound, Reason, RequestError, StorageError
-from verdictd_py.ports import ANY, Expected, Kind, StoredName, StoredObject
+from verdictd_py.ports import ANY, Expected, Failures, Kind, StoredName, StoredObject
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 BINDING = b"hash of the key" * 2
@@ -52,11 +52,11 @@ class ScriptedPolicy:
     answer: tuple[Reason, ...] | Exception = ()
     asked: list[tuple[str, Mapping[str, JsonValue]]] = field(default_factory=list)
 
-    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> Failures:
         self.asked.append((tee, claims))
         if isinstance(self.answer, Exception):
             raise self.answer
-        return self.answer
+        return Failures.of(self.answer)
 
 
 @dataclass

@@ -137,7 +137,7 @@ async def test_a_refused_connection_may_be_closed_for_another_one(
     async with GuestConnection.open(*broker.address, broker.context(None)):
         # It waits for a request.
         await until(lambda: broker.events.named("guest.refused") and broker.attested._idle)
-        shares = broker.attested._shares
+        shares = broker.attested.shares
         assert (len(shares._new), shares._evidence.total) == (1, 0)
 
 

@@ -341,3 +341,27 @@ async def test_a_socks_proxy_fails_only_the_requests_that_need_it(
     assert text.endswith(", through the proxy of ALL_PROXY")
     async with pccs_with(None) as pccs:
         assert (await requested(pccs.url)).status == 200  # loopback
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "said"),
+    [
+        ("http", b"SSH-2.0-OpenSSH_9.2\r\n", "the answer is not HTTP; check http:// or https://"),
+        ("http", b"", "the answer is not HTTP; check http:// or https://"),
+        ("https", b"SSH-2.0-OpenSSH_9.2\r\n", "TLS failed ("),
+        ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS failed ("),
+    ],
+)
+async def test_another_server_at_the_url_is_named(scheme: str, answer: bytes, said: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        text = await problem_of(f"{scheme}://127.0.0.1:{port}")
+    assert text.startswith(said)
+    assert "--collateral-url" in text
+    assert "OpenSSH" not in text

@@ -57,7 +57,7 @@ async def test_a_guest_is_tested_by_its_id_and_by_its_explanation(
     assert (row["measured"], row["expected"], row["result"]) == (HONEST, [OTHER], "differs")
     text = (await verdict(broker, "policy", "test", "--id", which)).stdout.decode()
     assert f'{HONEST}" in ["{OTHER}"]' in text
-    assert f"reason: rtmr1: measured {HONEST}, expected one of {OTHER}" in text
+    assert f"rtmr1\n  measured  {HONEST}\n  expected  {OTHER}\n" in text
 
 
 async def test_the_offline_report_is_that_of_the_broker(
@@ -146,6 +146,7 @@ async def test_a_policy_is_checked_without_being_stored(
 ) -> None:
     ended = await verdict(broker, "policy", "check", str(rack), "--json")
     assert ended.json == {
+        "schema": "verdictd.v1/policy-check",
         "usable": True,
         "syntax": "v1",
         "problem": "",

@@ -806,7 +806,7 @@ Global___DeleteDocumentResponse: _TypeAlias = DeleteDocumentResponse  # noqa: Y0
 
 @_typing.final
 class ReferenceSet(_message.Message):
-    """Values that were added together, beside the reference data; what decides is the union of both."""
+    """Values that were added together, in addition to the reference data; what decides is the union of both."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1052,9 +1052,9 @@ class Reference(_message.Message):
     content: _builtins.str
     """JSON, as it is stored"""
     deciding: _builtins.str
-    """JSON: with the named sets in force; empty: no guest is judged"""
+    """JSON: with the named sets in force; empty: no guest is appraised"""
     problem: _builtins.str
-    """why no guest is judged; empty: it can be used"""
+    """why no guest is appraised; empty: it can be used"""
     @_builtins.property
     def unpinned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """measurements of which any value is accepted"""
@@ -1295,7 +1295,7 @@ class Guest(_message.Message):
     """address and port"""
     verdict: Global___Verdict.ValueType
     code: _builtins.str
-    """what the guest was told"""
+    """what the guest received"""
     tee: _builtins.str
     """what it said it is; empty where that could not be read"""
     form: _builtins.str
@@ -1901,7 +1901,7 @@ class Status(_message.Message):
 
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """why no guest is judged, or no secret is released"""
+        """why no guest is appraised, or no secret is released"""
 
     @_builtins.property
     def unread(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

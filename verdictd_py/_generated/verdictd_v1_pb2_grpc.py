@@ -1267,7 +1267,7 @@ class ReferenceService:
 
 
 class AppraisalServiceStub:
-    """What became of the guests that were judged lately. Kept in memory, bounded, lost at a restart.
+    """What became of the guests that were appraised lately. Kept in memory, bounded, lost at a restart.
     """
 
     def __init__(self, channel):
@@ -1304,7 +1304,7 @@ class AppraisalServiceStub:
 
 
 class AppraisalServiceServicer:
-    """What became of the guests that were judged lately. Kept in memory, bounded, lost at a restart.
+    """What became of the guests that were appraised lately. Kept in memory, bounded, lost at a restart.
     """
 
     def ListGuests(self, request, context):
@@ -1374,7 +1374,7 @@ def add_AppraisalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AppraisalService:
-    """What became of the guests that were judged lately. Kept in memory, bounded, lost at a restart.
+    """What became of the guests that were appraised lately. Kept in memory, bounded, lost at a restart.
     """
 
     @staticmethod

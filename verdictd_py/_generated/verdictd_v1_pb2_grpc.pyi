@@ -358,7 +358,7 @@ class ReferenceServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_ReferenceServiceServicer_to_server(servicer: ReferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class AppraisalServiceStub:
-    """What became of the guests that were judged lately. Kept in memory, bounded, lost at a restart."""
+    """What became of the guests that were appraised lately. Kept in memory, bounded, lost at a restart."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -372,7 +372,7 @@ class AppraisalServiceStub:
 
 @_typing.type_check_only
 class AppraisalServiceAsyncStub(AppraisalServiceStub):
-    """What became of the guests that were judged lately. Kept in memory, bounded, lost at a restart."""
+    """What became of the guests that were appraised lately. Kept in memory, bounded, lost at a restart."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListGuests: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListGuestsRequest, _verdictd_v1_pb2.ListGuestsResponse]  # type: ignore[assignment]
@@ -382,7 +382,7 @@ class AppraisalServiceAsyncStub(AppraisalServiceStub):
     CountGuests: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CountGuestsRequest, _verdictd_v1_pb2.CountGuestsResponse]  # type: ignore[assignment]
 
 class AppraisalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What became of the guests that were judged lately. Kept in memory, bounded, lost at a restart."""
+    """What became of the guests that were appraised lately. Kept in memory, bounded, lost at a restart."""
 
     @_abc_1.abstractmethod
     def ListGuests(

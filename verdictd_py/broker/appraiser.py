@@ -11,7 +11,9 @@ from typing import Final
 from uuid import uuid4
 
 from verdictd_py.broker.history import History, Judgement, JudgementSink
-from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.broker.sources import Sources
+from verdictd_py.domain.appraisal import Appraisal, DecidedBy
+from verdictd_py.domain.correlation import extended
 from verdictd_py.domain.events import (
     GuestAccepted,
     GuestNotJudged,
@@ -49,6 +51,7 @@ from verdictd_py.errors import (
 from verdictd_py.formats import eventlog, initdata
 from verdictd_py.offload import offload
 from verdictd_py.ports import AppraisalPolicy, Events, Tee, Tees, Verifier
+from verdictd_py.stages import Stage, measured
 
 EvidenceReader = Callable[[datetime], Evidence]
 """Reads the evidence that a transport carried, as of a time; raises `AttestationError`."""
@@ -63,6 +66,7 @@ class _Progress:
     bound: bool = False
     verified: VerifiedEvidence | None = None
     policy_skipped: bool = False
+    decided_by: DecidedBy | None = None
 
 
 class Appraiser:
@@ -107,6 +111,7 @@ class Appraiser:
         self._allow_unlogged = allow_unlogged
         self.seconds = seconds
         self._trust = trust
+        self._sources = Sources()
 
     @property
     def tees(self) -> Tees:
@@ -130,7 +135,13 @@ class Appraiser:
         try:
             if self._insecure_accept_anyone:
                 appraisal = Appraisal(
-                    uuid4().hex, self._clock(), NO_TEE, "none", None, bound=True, refusal=None
+                    extended(uuid4().hex),
+                    self._clock(),
+                    NO_TEE,
+                    "none",
+                    None,
+                    bound=True,
+                    refusal=None,
                 )
             else:
                 appraisal = await self.assess(read)
@@ -177,7 +188,7 @@ class Appraiser:
             return InternalError(str(error))
         if isinstance(error, OSError) and error.strerror:  # without the path
             return InternalError(f"{error.strerror.lower()}: check this host's limits and disks")
-        incident = uuid4().hex
+        incident = extended(uuid4().hex)
         self._events.record(WarningBug.of(error, doing="appraise a guest", incident=incident))
         return InternalError(f"internal error {incident}; report the event warning.bug")
 
@@ -213,7 +224,7 @@ class Appraiser:
         except AttestationError as error:
             refusal = error
         return Appraisal(
-            uuid4().hex,
+            extended(uuid4().hex),
             now,
             known.tee,
             known.form,
@@ -221,6 +232,7 @@ class Appraiser:
             bound=known.bound,
             refusal=refusal,
             policy_skipped=known.policy_skipped,
+            decided_by=known.decided_by,
         )
 
     async def _require_acceptable(
@@ -232,7 +244,8 @@ class Appraiser:
             AttestationError: the guest is refused.
             NotAppraised: the guest cannot be appraised now.
         """
-        evidence = read(now)  # 1
+        with measured(Stage.EVIDENCE):
+            evidence = read(now)  # 1
         known.tee, known.form = evidence.tee, evidence.form
         verifier = self._verifiers.get(evidence.tee)  # 2
         if verifier is None:
@@ -240,18 +253,22 @@ class Appraiser:
             raise EvidenceFormat(
                 f"evidence of {evidence.tee} is not served here (served: {served})"
             )
-        result = await verifier.verify(evidence, now=now)  # 3
+        with measured(Stage.VERIFICATION):
+            result = await verifier.verify(evidence, now=now)  # 3
         if isinstance(result, RefusedEvidence):
             known.verified = result.verified
             raise result.refusal
         known.verified = result
         known.bound = _check_binding(evidence, result)  # 4
         add = partial(self._with_surroundings, evidence, result)
-        known.verified = verified = await offload(_surroundings_bytes(evidence), add)  # 5
+        with measured(Stage.EVIDENCE):
+            known.verified = verified = await offload(_surroundings_bytes(evidence), add)  # 5
         if verified.faults:  # 6
             known.policy_skipped = True
             raise _refusal(verified.faults)
-        failures = await self._policy.failures(verified.tee, verified.claims)  # 7
+        with measured(Stage.POLICY):
+            failures = await self._policy.failures(verified.tee, verified.claims)  # 7
+        known.decided_by = failures.decided_by
         if failures:
             raise PolicyRefused(_refused_by_policy(failures), reasons=failures)
 
@@ -281,7 +298,7 @@ class Appraiser:
     async def record_not_appraised(self, error: NotAppraised, address: str) -> str:
         """Record that a guest could not be appraised, and return the id of the record."""
         judgement = Judgement.not_appraised(
-            error, judgement_id=uuid4().hex, at=self._clock(), address=address
+            error, judgement_id=extended(uuid4().hex), at=self._clock(), address=address
         )
         self._history.remember(judgement)
         try:
@@ -300,11 +317,13 @@ class Appraiser:
         Raises:
             AuditUnavailable: the audit trail cannot be written; nothing is recorded then.
         """
-        evidence = appraisal.evidence
+        evidence, decided_by = appraisal.evidence, appraisal.decided_by
         result: type[GuestAccepted | GuestRefused]
         result = GuestAccepted if appraisal.accepted else GuestRefused
+        new = self._sources.new(appraisal)
         try:
             await self._events.commit(
+                *new.events,
                 result(
                     peer=address,
                     appraisal=appraisal.id,
@@ -314,10 +333,14 @@ class Appraiser:
                     tcb_status=None if evidence is None else evidence.tcb_status,
                     evidence=None if evidence is None else evidence.digest,
                     reasons=tuple(reason.text for reason in appraisal.reasons),
-                )
+                    policy=None if decided_by is None else decided_by.policy,
+                    reference=None if decided_by is None else decided_by.data,
+                    collateral=None if evidence is None else evidence.collateral,
+                ),
             )
         except StorageError as error:
             raise AuditUnavailable(str(error)) from error
+        self._sources.note(new)
         self._history.remember(
             Judgement.of(appraisal, address, self._tees.measurements(appraisal.tee))
         )

@@ -67,7 +67,7 @@ class StoredContents:
         content = stored.content.reveal()
         found = await offload(_COST * len(content), partial(contents.check_key, key.kind, content))
         return Findings(
-            tuple(f"{at} is no key that guests can use: {text}" for text in found.problems),
+            tuple(f"{at} is not a key that guests can use: {text}" for text in found.problems),
             tuple(f"{at}: {text}" for text in found.warnings),
             found.usable,
         )

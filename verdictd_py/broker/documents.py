@@ -301,7 +301,7 @@ def document_name(text: str) -> Name:
     """Return the name of a document.
 
     Raises:
-        RequestError: it is no name, or has several segments.
+        RequestError: it is not a name, or has several segments.
     """
     name = Name.parse(text)
     if len(name.segments) != 1:

@@ -40,6 +40,7 @@ from verdictd_py.protocols.rcar.messages import (
     ReleasedResource,
 )
 from verdictd_py.protocols.rcar.tokens import LIFETIME, AttestedGuest, TokenContent, Tokens
+from verdictd_py.stages import Stage, measured
 
 SESSION_LIFETIME: Final = challenges.LIFETIME
 """Lifetime of a session from its challenge; once attested, it lives as long as its token."""
@@ -160,7 +161,8 @@ class Handshakes:
         """
         if answer.challenge is not session.challenge:
             raise ValueError("the attestation is for another challenge")
-        read = await offload(answer.body_bytes, lambda: _read(answer, self._tees))
+        with measured(Stage.EVIDENCE):
+            read = await offload(answer.body_bytes, lambda: _read(answer, self._tees))
         appraisal = await self._appraiser.admit(read, address=address)  # 1
         if not appraisal.accepted:
             raise GuestRefused(appraisal.text_for_guest)

@@ -49,7 +49,7 @@ class ReferenceView:
         deciding_text: its text, indented; empty if it is broken.
         unpinned: measurements for which any value is accepted.
         unread: names that have values and that the policy in force does not read.
-        problem: why no guest can be judged; empty if the data can be used.
+        problem: why no guest can be appraised; empty if the data can be used.
     """
 
     name: Name

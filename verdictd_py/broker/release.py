@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from verdictd_py.broker import ciphers
-from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.appraisal import AppraisedPeer, DecidedBy
 from verdictd_py.domain.events import ReleaseRefused, SecretReleased
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
@@ -21,6 +22,10 @@ from verdictd_py.ports import (
     ResourceStore,
     StoredObject,
 )
+from verdictd_py.stages import Stage, measured
+
+_Allowed = dict[str, DecidedBy | None]
+"""Documents by which releases were allowed, by path."""
 
 _IMAGE_RESOURCES: Final = frozenset(LEGACY_RESOURCES.values())
 
@@ -61,11 +66,13 @@ class Releaser:
             NotAuthorized: the release policy denies one of the keys.
         """
         plaintexts = []
+        allowed: _Allowed = {}
         for blob in blobs:
-            await self._require(peer, Kind.KEY, f"keys/{blob.key_id}")
+            path = f"keys/{blob.key_id}"
+            allowed[path] = await self._require(peer, Kind.KEY, path)
             key = await self._keys.get(blob.key_id)
             plaintexts.append(decrypt_blob(blob, key, allow_a256ctr=self._allow_a256ctr))
-        await self._record_releases(peer, "image-key", *(f"keys/{b.key_id}" for b in blobs))
+        await self._record_releases(peer, "image-key", allowed)
         return tuple(plaintexts)
 
     async def keks(self, peer: AppraisedPeer, key_ids: Sequence[KeyId]) -> tuple[SecretBytes, ...]:
@@ -75,10 +82,12 @@ class Releaser:
             NotFound, StorageError: error about the first key that fails.
             NotAuthorized: the release policy denies one of the keys.
         """
+        allowed: _Allowed = {}
         for key_id in dict.fromkeys(key_ids):
-            await self._require(peer, Kind.KEY, f"keys/{key_id}")
+            path = f"keys/{key_id}"
+            allowed[path] = await self._require(peer, Kind.KEY, path)
         keys = [await self._keys.get(key_id) for key_id in key_ids]
-        await self._record_releases(peer, "kek", *(f"keys/{key_id}" for key_id in key_ids))
+        await self._record_releases(peer, "kek", allowed)
         return tuple(keys)
 
     async def find(
@@ -102,8 +111,9 @@ class Releaser:
             await self._require(peer, Kind.KEY, f"keys/{path}", query)
             raise
         is_key = stored.kind is Kind.KEY
-        await self._require(peer, stored.kind, stored.path if is_key else str(path), query)
-        return stored
+        path_of_policy = stored.path if is_key else str(path)
+        decided_by = await self._require(peer, stored.kind, path_of_policy, query)
+        return replace(stored, decided_by=decided_by)
 
     async def _stored(self, path: ResourcePath) -> StoredObject:
         try:
@@ -121,20 +131,22 @@ class Releaser:
         Raises:
             StorageError: the release cannot be recorded.
         """
-        await self._record_releases(peer, stored.kind, stored.path)
+        await self._record_releases(peer, stored.kind, {stored.path: stored.decided_by})
         return stored.content
 
     async def _require(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
-    ) -> None:
-        """Require that the release policy allows the release.
+    ) -> DecidedBy | None:
+        """Require that the release policy allows the release; return what has decided.
 
         Raises:
             NotAuthorized: the policy denies it; only the id of the appraisal is disclosed.
         """
-        reasons = await self._policy.failures(peer, kind, path, query)
+        with measured(Stage.POLICY):
+            reasons = await self._policy.failures(peer, kind, path, query)
+        decided_by = reasons.decided_by
         if not reasons:
-            return
+            return decided_by
         await self._events.commit(
             ReleaseRefused(
                 peer=peer.address,
@@ -143,16 +155,27 @@ class Releaser:
                 what=kind,
                 path=path,
                 reasons=tuple(reason.text for reason in reasons),
+                policy=None if decided_by is None else decided_by.policy,
+                data=None if decided_by is None else decided_by.data,
             )
         )
         raise NotAuthorized(f"not released to this guest; ask about {peer.appraisal_id}")
 
-    async def _record_releases(self, peer: AppraisedPeer, what: str, *paths: str) -> None:
-        """Record releases before the secrets leave; the records are then on disk.
+    async def _record_releases(self, peer: AppraisedPeer, what: str, allowed: _Allowed) -> None:
+        """Record what one request releases, before it leaves; the record is then on disk.
+
+        One request is one record, so that a guest cannot make the trail grow faster than it sends.
+        Only secrets that different policies allow have a record for each policy.
+
+        Args:
+            allowed: by path, the documents by which the release was allowed.
 
         Raises:
-            StorageError: they cannot be recorded, so nothing must be released.
+            StorageError: it cannot be recorded, so nothing must be released.
         """
+        paths: dict[DecidedBy | None, list[str]] = {}
+        for path, decided_by in allowed.items():
+            paths.setdefault(decided_by, []).append(path)
         await self._events.commit(
             *(
                 SecretReleased(
@@ -160,9 +183,12 @@ class Releaser:
                     appraisal=peer.appraisal_id,
                     tee=peer.tee,
                     what=what,
-                    path=path,
+                    path=several[0],
+                    paths=tuple(several) if len(several) > 1 else None,
+                    policy=None if decided_by is None else decided_by.policy,
+                    data=None if decided_by is None else decided_by.data,
                 )
-                for path in paths
+                for decided_by, several in paths.items()
             )
         )
 

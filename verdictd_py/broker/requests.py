@@ -5,6 +5,8 @@ They take and return typed values, which `protocols.eaa` reads and writes.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import ResourcePath
@@ -80,4 +82,4 @@ class GuestRequests:
         stored = await self._releaser.find(peer, path)
         if announced is None or (announced[0], announced[1].path) != (path, stored.path):
             return stored
-        return announced[1]
+        return replace(announced[1], decided_by=stored.decided_by)

@@ -269,6 +269,7 @@ class _Quotas:
             raise Overloaded(
                 f"{self.most} keys were created within a minute (one key a layer without a "
                 "parameter); wrap with an existing key, provider:attestation-agent:NAME, or have "
-                "the operator set default_wrap_key or raise max_new_keys_per_minute"
+                "the operator set default_wrap_key or raise max_new_keys_per_minute",
+                limit="new-keys",
             )
         times.append(now)

@@ -168,7 +168,10 @@ async def _fetch(options: Namespace, root_key: bytes) -> int:
             try:
                 collateral, _ = await service.fetch(request, partial(_check, request, root_key))
             except CollateralUnavailable as error:
-                raise ConfigError(f"FMSPC {request.fmspc}: {error}") from error
+                problem = await asyncio.to_thread(_wrong_server, settings)
+                hint = "" if "--collateral-" in str(error) else "; check --collateral-url"
+                text = problem or f"{error}{hint}"
+                raise ConfigError(f"FMSPC {request.fmspc}: {text}") from error
             except AttestationError as error:
                 complain(PROGRAM, f"FMSPC {request.fmspc}: {error}; nothing is written")
                 return EXIT_REFUSED
@@ -182,6 +185,16 @@ async def _fetch(options: Namespace, root_key: bytes) -> int:
         ) from error
     print(f"{options.output}: {len(collaterals)} platform types")
     return EXIT_OK
+
+
+def _wrong_server(settings: config.Settings) -> str:
+    """Return a sentence about the first service if another kind of server is at its URL."""
+    url = next(iter(settings.collateral_url), "")
+    if not url or site_proxies(settings).of(url) is not None:
+        return ""
+    from verdictd_py.cli.wrongserver import of_collateral_service  # noqa: PLC0415  # it loads gRPC
+
+    return of_collateral_service(url)
 
 
 def _check(request: CollateralRequest, root_key: bytes, collateral: Collateral) -> Validity:

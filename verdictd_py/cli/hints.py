@@ -37,7 +37,7 @@ async def explained(connection: Connection) -> AsyncIterator[None]:
         text = await _explanation(connection, str(error))
         if not text:
             raise
-        raise BrokerFailed(text, answered=False) from None
+        raise BrokerFailed(text, answered=False, reason=error.reason) from None
 
 
 async def _explanation(connection: Connection, message: str) -> str:
@@ -67,10 +67,15 @@ async def with_near_miss(
     try:
         yield
     except BrokerFailed as error:
-        hint = await _near_miss(client, words, options) if error.answered else ""
+        # A message that ends with a question has the broker's own hint.
+        complete = error.reason == "ambiguous" or str(error).endswith("?")
+        hint = ""
+        if error.answered and not complete:
+            hint = await _near_miss(client, words, options)
         if not hint:
             raise
-        raise BrokerFailed(f"{error}; did you mean {hint}?", answered=True) from None
+        text = f"{error}; did you mean {hint}?"
+        raise BrokerFailed(text, answered=True, reason=error.reason) from None
 
 
 async def _near_miss(client: BrokerClient, words: str, options: Namespace) -> str:

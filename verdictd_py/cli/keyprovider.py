@@ -41,6 +41,10 @@ def run(argv: Sequence[str]) -> int:
     """
     parser = build_parser()
     options = parser.parse_args(list(argv))
+    if options.check is not None:
+        from verdictd_py.cli import keyproviderconf  # noqa: PLC0415  # it loads gRPC
+
+        return keyproviderconf.check(options.check)
     request = sys.stdin.buffer.read(protocol.MAX_INPUT_BYTES + 1)
     try:
         answer = asyncio.run(_answer(request, options))
@@ -63,7 +67,15 @@ def build_parser() -> Parser:
         "OCICRYPT_KEYPROVIDER_CONFIG names:\n\n"
         '  {"key-providers":{"attestation-agent":{"cmd":{"path":"verdictd-py","args":'
         '["keyprovider"]}}}}',
-        "exit status: 0 answered, 1 refused (standard error says why), 2 wrong command line",
+        "exit status: 0 answered, 1 refused (standard error says why), 2 wrong command line, "
+        "3 with --check: no key provider at an address",
+    )
+    parser.add_argument(
+        "--check",
+        metavar="FILE",
+        nargs="?",
+        const="",
+        help="check the addresses in ocicrypt's file (that of OCICRYPT_KEYPROVIDER_CONFIG) instead",
     )
     parser.add_argument(
         "--data-dir",

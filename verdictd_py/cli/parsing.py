@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from verdictd_py.cli.output import terminal
+from verdictd_py.cli.output.text import wrapped
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.errors import ConfigError
 
@@ -191,8 +193,13 @@ def printable(text: str) -> str:
 
 
 def complain(program: str, message: str) -> None:
-    """Print a message on standard error as one line without control characters."""
-    print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
+    """Print a message on standard error as one line without control characters.
+
+    A terminal gets lines that are broken between words.
+    """
+    line = f"{program}: {printable(' '.join(message.split()))}"
+    width = terminal.columns(sys.stderr) if sys.stderr is not None and sys.stderr.isatty() else None
+    print("\n".join(wrapped(line, width)), file=sys.stderr)
 
 
 def fail(program: str, message: str) -> NoReturn:

@@ -62,9 +62,11 @@ def decision(report: Mapping[str, Any]) -> CommandOutput:
     if (more := report["comparisonsMade"] - len(compared)) > 0:
         parts.append(f"{more} further comparisons are not listed")
     parts += _differences(report["claims"])
-    parts.append("")
-    parts += [f"reason: {reason['text']}" for reason in report["reasons"]]
-    parts += [f"note: {note}" for note in report["notes"]]
+    shown = {block.name for block in parts if isinstance(block, Difference)}
+    texts = [reason["text"] for reason in report["reasons"] if reason["rule"] not in shown]
+    closing = [f"reason: {text}" for text in texts]
+    closing += [f"note: {note}" for note in report["notes"]]
+    parts += ["", *closing] if closing else []
     status = 0 if report["verdict"] == "accepted" else 1
     return CommandOutput("policy-test", dict(report), Group(*parts), status=status)
 

@@ -59,8 +59,9 @@ _PLAIN: Final = {
 }
 
 
-def kind_of(address: Address, *, seconds: float = SECONDS) -> Kind:
+def kind_of(address: Address) -> Kind:
     """Return the kind of the server at an address. It blocks for at most some seconds."""
+    seconds = SECONDS
     try:
         first = _answer(address, PREFACE, seconds)
     except OSError as error:

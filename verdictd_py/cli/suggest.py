@@ -39,7 +39,7 @@ def unknown_command(program: str, words: Sequence[str]) -> str:
 
     Args:
         program: its name and the words of the command so far: `verdict-py key`.
-        words: the rest of the command line; the first word is no command.
+        words: the rest of the command line; the first word is not a command.
     """
     name, *path = program.split()
     given = [word.lower() for word in takewhile(lambda word: not word.startswith("-"), words)]

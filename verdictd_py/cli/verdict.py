@@ -263,7 +263,8 @@ def _add_commands(parser: Parser) -> None:
                 second, description=command.help, help=command.help
             )
         for name, more in command.arguments.items():
-            _completes(command_parser.add_argument(name, **more), command.words)
+            names = ("-y", name) if name == "--yes" else (name,)
+            _completes(command_parser.add_argument(*names, **more), command.words)
         if command.watchable:
             add_watch_options(command_parser)
         _add_connection(command_parser, first=False)

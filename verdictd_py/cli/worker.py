@@ -1,4 +1,4 @@
-"""Program of a guest worker, which the daemon starts (`--workers`); it is no command.
+"""Program of a guest worker, which the daemon starts (`--workers`); it is not a command.
 
 The modules of the broker are loaded by `main`, after the signals are ignored that are meant for the
 daemon.

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -51,7 +52,7 @@ def of_client_api(addresses: tuple[Address, ...], *, ca: Path | None) -> str:
 
 
 async def other_grpc_service(channel: grpc.aio.Channel, address: str) -> str:
-    """Return a sentence about a gRPC server that is no broker; empty if it is one.
+    """Return a sentence about a gRPC server that is not a broker; empty if it is one.
 
     A broker of upstream has none of the services of this project, but those of `clientapi`.
     """
@@ -155,15 +156,36 @@ def of_key_provider(address: Address) -> str:
         return ""
     if kind in ABSENT:
         return (
-            f"nothing answers at {address}: {absence(kind, address)}; start the broker, or correct "
-            '"grpc" in the file'
+            f"no key provider at {address}: {absence(kind, address)}; start the broker, or correct "
+            '"grpc"'
         )
     if kind is Kind.GRPC_TLS:
         return (
             f"the server at {address} requires TLS, which ocicrypt does not use; start the broker "
-            'with --keyprovider-api on loopback, and correct "grpc" in the file'
+            'with --keyprovider-api on loopback, and correct "grpc"'
         )
     return (
-        f'the server at {address} is {kind}, not a key provider; correct "grpc" in the file: the '
-        "address of the broker's --client-api or --keyprovider-api"
+        f'the server at {address} is {kind}, not a key provider; correct "grpc" to the address of '
+        "the broker's --client-api or --keyprovider-api"
     )
+
+
+def of_collateral_service(url: str) -> str:
+    """Return a sentence about the server where a PCS or PCCS is expected; empty if it is HTTP(S).
+
+    Args:
+        url: URL of the service, without credentials.
+    """
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    address = Address(host=parts.hostname or "", port=parts.port or (443 if tls else 80))
+    kind = kind_of(address)
+    if kind in ABSENT:
+        return f"no service at {address}: {absence(kind, address)}; correct --collateral-url"
+    if kind is Kind.HTTP and tls:
+        return f"the server at {address} does not use TLS: write http:// in --collateral-url"
+    if kind in (Kind.HTTPS, Kind.TLS) and not tls:
+        return f"the server at {address} uses TLS: write https:// in --collateral-url"
+    if kind in (Kind.HTTP, Kind.HTTPS, Kind.TLS):
+        return ""
+    return f"the server at {address} is {kind}, not a PCS or PCCS; correct --collateral-url"

@@ -23,7 +23,7 @@ from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.cache import CollateralCache, Fetch
-from verdictd_py.tees.intel.collateral.check import check_collateral
+from verdictd_py.tees.intel.collateral.check import check_collateral, ends_at, issued_at
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
@@ -169,6 +169,17 @@ class CollateralService:
         if self._cache is None:
             raise CollateralUnavailable("this process queries no collateral service")
         return await self._cache.valid(request)
+
+    @property
+    def validity(self) -> tuple[tuple[datetime, datetime], ...]:
+        """Issue and end of the collateral in memory, the newest set of each platform type."""
+        if self._cache is not None:
+            return tuple((each.start, each.end) for each in self._cache.validity)
+        found = []
+        for _, collateral in () if self._files is None else self._files.sets():
+            with suppress(ValueError, AttestationError):  # it has no dates; a warning reports it
+                found.append((issued_at(collateral), ends_at(collateral)))
+        return tuple(found)
 
     async def problem(self) -> str:
         """Return for which platform types there is no valid collateral; empty for none."""

@@ -6,8 +6,9 @@ A new listener is one class (see `listeners.listener`) and one line in `candidat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +37,9 @@ from verdictd_py.daemon.health import (
     space_check,
 )
 from verdictd_py.daemon.kbs import kbs_identity
+from verdictd_py.daemon.measuring import BrokerMetrics
 from verdictd_py.daemon.readiness import Probe, Readiness
+from verdictd_py.daemon.readings import Sources
 from verdictd_py.daemon.reload import LiveSettings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.daemon.systemd import passed_sockets
@@ -44,8 +47,11 @@ from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.cores import worker_count
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import management, management_v1
+from verdictd_py.listeners.attested import AttestedListener
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener
+from verdictd_py.listeners.kbs import KbsListener
+from verdictd_py.listeners.kbs.certificates import ServerCertificate
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
@@ -77,12 +83,16 @@ def build_daemon(
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
     """
     _check_unsafe(settings, unsafe)
+    count = worker_count(settings.workers)
+    tees = known_tees(settings.verifier)
+    metrics = None
+    if settings.status is not None:
+        metrics = BrokerMetrics(tees, count if count > 1 else 0)
+        events = metrics.events(events)
     records = Records.of(settings, unsafe, events)
     records.deciding.require_own()
     protected = protection(settings, unsafe)
-    count = worker_count(settings.workers)
     connections = _connections(settings, separate=count > 1)
-    tees = known_tees(settings.verifier)
     sample = unsafe.insecure_sample_verifier
     directory, inspection = prepare(
         settings.data_dir,
@@ -100,6 +110,7 @@ def build_daemon(
         connections=connections,
         changes=changes,
         clock=clock,
+        meter=None if metrics is None else metrics.own.meter,
     )
     presence = Presence(directory, clock)
     about = About(
@@ -114,7 +125,9 @@ def build_daemon(
     probes: dict[str, Probe] = {
         "data directory": partial(asyncio.to_thread, directory.fault, *DIRECTORIES)
     }
-    guests = _guest_side(base, count, changes, probes)
+    guests = _guest_side(base, count, changes, probes, metrics)
+    address = settings.status_address
+    status = None if metrics is None or address is None else metrics.listener(address)
     operators = _OperatorListeners(base, protected, guests.connected)
     services = partial(operators.register_management, about)
     sources = sources_of(base.collateral, settings.data_dir / "audit")
@@ -124,6 +137,7 @@ def build_daemon(
         operators.client_api(services, console),
         operators.keyprovider_api(),
         guests.kbs,
+        status,
         console.listener,
     )
     listeners = tuple(listener for listener in candidates if listener is not None)
@@ -145,6 +159,9 @@ def build_daemon(
         base.cases.history,
         SqliteHistory(settings.data_dir / "history" / "appraisals.sqlite", base.audit),
     )
+    if metrics is not None:
+        metrics.own.watch_audit(base.audit)
+        metrics.connect(_sources(base, guests, listeners, protected, health, clock()))
     parts = Parts(
         events=base.audit,
         audit=base.audit,
@@ -158,23 +175,36 @@ def build_daemon(
             Work("count omitted events", base.audit.keep_counting),
             Work("detect other daemons", partial(presence.announce, base.audit)),
             Work("examine the data directory", partial(inspection.complete, base.audit)),
+            *(() if metrics is None else metrics.background),
         ),
         readiness=readiness,
         health=health,
         about=about,
-        closing=(base.collateral.close, guests.close, presence.close, history.close),
+        closing=(
+            base.collateral.close,
+            guests.close,
+            presence.close,
+            history.close,
+            *(() if status is None else (status.close,)),
+            *(() if metrics is None else (metrics.close,)),
+        ),
         limits=base.limits,
         deciding=base.deciding,
         reconsider=changes.announce,
         files=(*protected.files, *guests.files, *files),
         workers=guests.workers,
         settings=lambda: live.settings,
+        metrics=None if metrics is None else metrics.own,
     )
     return Daemon(parts, on_failure=on_failure)
 
 
 def _guest_side(
-    base: Foundation, count: int, changes: ForwardedChanges, probes: dict[str, Probe]
+    base: Foundation,
+    count: int,
+    changes: ForwardedChanges,
+    probes: dict[str, Probe],
+    metrics: BrokerMetrics | None,
 ) -> GuestSide:
     """Build what serves guests: listeners of this process, or workers.
 
@@ -184,9 +214,62 @@ def _guest_side(
     passed = passed_sockets()
     identity = kbs_identity(base.settings, base.unsafe, base.clock, passed.get("kbs_http"))
     if count > 1:
-        return SeparateGuests.build(base, count, changes, identity, passed)
+        separate = SeparateGuests.build(base, count, changes, identity, passed)
+        if metrics is not None:
+            separate.share.descriptors |= metrics.descriptors
+            separate.workers.ended.append(metrics.worker_ended)
+        return separate
     build = GuestListeners(base, passed)
-    return OwnGuests(build.attested(), build.kbs(identity, probes.setdefault), base.cases.connected)
+    kbs = build.kbs(identity, probes.setdefault)
+    if metrics is not None and kbs is not None and kbs.session_counts is not None:
+        metrics.own.watch_sessions(kbs.session_counts)
+    return OwnGuests(build.attested(), kbs, base.cases.connected)
+
+
+def _sources(  # the parts that gauges are read from
+    base: Foundation,
+    guests: GuestSide,
+    listeners: Sequence[Listener],
+    protected: Protection,
+    health: Health,
+    started_at: datetime,
+) -> Sources:
+    """Return what the gauges of the metrics are read from."""
+    workers = guests.workers
+
+    def connections() -> dict[str, Mapping[str, int]]:
+        own = {
+            listener.name: listener.shares.states
+            for listener in listeners
+            if isinstance(listener, GrpcListener | AttestedListener | KbsListener)
+        }
+        return {**guests.connections(), **own}
+
+    def limits() -> dict[str, int]:
+        return {
+            name: base.limits.connections
+            for name in ("listen", "kbs_http")
+            if name == "listen" or guests.kbs is not None
+        }
+
+    def certificates() -> dict[str, datetime]:
+        ends = guests.certificates()
+        if protected.tls is not None:
+            own = ServerCertificate.read(protected.tls.current.certificate)
+            if own is not None:
+                ends["client_api"] = own.not_after
+        return ends
+
+    return Sources(
+        started_at=started_at,
+        health=health,
+        connections=connections,
+        limits=limits,
+        workers=lambda: (0, 0) if workers is None else (workers.count, len(workers.numbers)),
+        collateral=lambda: base.collateral.validity,
+        certificates=certificates,
+        unsafe=len(base.unsafe.chosen()),
+    )
 
 
 def _checks(
@@ -265,6 +348,7 @@ class _OperatorListeners:
             described=_names(keyprovider_pb2, clientapi_pb2, verdictd_v1_pb2),
             rules=self.protected.rules,
             tls=self.protected.tls,
+            meter=self.base.meter,
         )
 
     def keyprovider_api(self) -> Listener | None:
@@ -280,6 +364,7 @@ class _OperatorListeners:
             described=_names(keyprovider_pb2),
             rules=self.protected.rules,
             tls=self.protected.tls,
+            meter=self.base.meter,
         )
 
     def _register_keyprovider(self, server: grpc.aio.Server, rules: CallerRules) -> None:

@@ -12,6 +12,7 @@ from verdictd_py.config import Settings
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.health import Health
+from verdictd_py.daemon.measuring import ProcessMetrics
 from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.release import CLOSE_SECONDS, SLACK_SECONDS, release
 from verdictd_py.daemon.reload import merged, reload_all
@@ -42,6 +43,7 @@ class Parts:
         reconsider: has connected guests appraised again after a reload.
         workers: the guest workers; None if this process serves guests itself.
         settings: returns the settings in force, for the workers.
+        metrics: metrics of this process; None without.
     """
 
     events: Events
@@ -58,6 +60,7 @@ class Parts:
     files: tuple[Reloadable, ...] = ()
     workers: Workers | None = None
     settings: Callable[[], Settings] = Settings
+    metrics: ProcessMetrics | None = None
 
 
 class Daemon:
@@ -92,6 +95,11 @@ class Daemon:
             if self._parts.workers is not None:
                 status += f" with {len(self._parts.workers.numbers)} guest workers"
         return status if self._reloaded else f"{status}; the last reload failed: warning.reload"
+
+    def watch_log(self, length: Callable[[], int]) -> None:
+        """Have the metrics measure the queue of the log."""
+        if self._parts.metrics is not None:
+            self._parts.metrics.watch_log(length)
 
     def report_status(self, report: Callable[[str], None]) -> None:
         """Have the status reported whenever the health has changed."""

@@ -28,6 +28,7 @@ from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.ports import Events, Tees
+from verdictd_py.stages import Meter
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.sharedsessions import SharedSessionStore
@@ -88,6 +89,7 @@ class Foundation:
         limits: limits of the listeners of guests.
         connections: division of the descriptors of the process.
         changes: announced changes after which connected guests are appraised again.
+        meter: measures connections; None if nothing is measured.
     """
 
     settings: Settings
@@ -100,6 +102,7 @@ class Foundation:
     changes: Changes
     collateral: CollateralService
     cases: UseCases
+    meter: Meter | None = None
 
     @classmethod
     def lay(  # noqa: PLR0913  # what it is built from, all by keyword
@@ -115,6 +118,7 @@ class Foundation:
         clock: Clock,
         elsewhere: Fetch | None = None,
         judgements: JudgementSink | None = None,
+        meter: Meter | None = None,
     ) -> Foundation:
         """Build the use cases.
 
@@ -159,6 +163,7 @@ class Foundation:
             changes,
             collateral,
             cases,
+            meter,
         )
 
     def apply(self, new: Settings, connections: Connections) -> None:
@@ -201,6 +206,7 @@ class GuestListeners:
             proxies=Proxies(proxy_protocol=settings.proxy_protocol_from),
             passed=self.sockets.get("listen"),
             census=None if self.census is None else self.census.listener("listen"),
+            meter=base.meter,
         )
 
     def kbs(
@@ -224,6 +230,7 @@ class GuestListeners:
             passed=self.sockets.get("kbs_http"),
             shared=self.sessions,
             census=None if self.census is None else self.census.listener("kbs_http"),
+            meter=self.base.meter,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Final, Protocol
 
@@ -62,6 +63,14 @@ class GuestSide(Protocol):
         """Return the checks of the health, given those of this process."""
         ...
 
+    def connections(self) -> dict[str, dict[str, int]]:
+        """Return the numbers of connections by state of listeners that other processes serve."""
+        ...
+
+    def certificates(self) -> dict[str, datetime]:
+        """Return when the certificates expire, by listener."""
+        ...
+
     def connect(
         self, readiness: Readiness, health: Health, settings: Callable[[], Settings]
     ) -> None:
@@ -93,6 +102,13 @@ class OwnGuests:
 
     def checks(self, own: Mapping[str, Check]) -> dict[str, Check]:
         return dict(own)
+
+    def connections(self) -> dict[str, dict[str, int]]:
+        return {}
+
+    def certificates(self) -> dict[str, datetime]:
+        end = None if self.kbs is None else self.kbs.certificate_end
+        return {} if end is None else {"kbs_http": end}
 
     def connect(
         self, readiness: Readiness, health: Health, settings: Callable[[], Settings]
@@ -163,6 +179,15 @@ class SeparateGuests:
             if part in own or (part == "sessions" and self.kbs is not None):
                 checks[part] = workers.problem_of(part, own.get(part))
         return checks
+
+    def connections(self) -> dict[str, dict[str, int]]:
+        names = ("listen",) if self.kbs is None else ("listen", "kbs_http")
+        return {name: self.share.states(name) for name in names}
+
+    def certificates(self) -> dict[str, datetime]:
+        tls = None if self.identity is None else self.identity.tls
+        end = None if tls is None else tls.end
+        return {} if end is None else {"kbs_http": end}
 
     def connect(
         self, readiness: Readiness, health: Health, settings: Callable[[], Settings]

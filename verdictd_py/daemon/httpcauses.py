@@ -18,10 +18,17 @@ _ERRNO: Final = {
     errno.EHOSTUNREACH: "the host is unreachable",
 }
 
+_NO_TLS: Final = "; the server seems to use no TLS: check https:// and the port in --collateral-url"
+_PLAIN_ANSWERS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""Reasons of OpenSSL, by version, for an answer that is not TLS."""
+
 _KINDS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (socket.gaierror, "unknown host name"),
     (httpx.ConnectTimeout, "no connection in time"),
-    (httpx.RemoteProtocolError, "the answer is not HTTP"),
+    (
+        httpx.RemoteProtocolError,
+        "the answer is not HTTP; check http:// or https://, and the port, in --collateral-url",
+    ),
     (httpx.InvalidURL, "the URL is invalid"),
     (httpx.ProxyError, "the proxy refused the request"),
     (
@@ -68,7 +75,8 @@ def _tls(error: ssl.SSLError) -> str:
             "check --collateral-pin"
         )
     if not isinstance(error, ssl.SSLCertVerificationError):
-        return f"TLS failed ({error.reason or type(error).__name__})"
+        hint = _NO_TLS if error.reason in _PLAIN_ANSWERS else ""
+        return f"TLS failed ({error.reason or type(error).__name__}){hint}"
     if error.verify_code in _WRONG_NAME:
         return (
             "the certificate has another name than the URL's host; correct --collateral-url, or "

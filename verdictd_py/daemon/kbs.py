@@ -34,6 +34,7 @@ from verdictd_py.listeners.reread import Reread, differences
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.admins import AdminKeys
 from verdictd_py.protocols.rcar.tokens import Tokens
+from verdictd_py.stages import Meter
 from verdictd_py.storage.sessions import MemorySessionStore
 from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
@@ -137,6 +138,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
     passed: socket.socket | None = None,
     shared: SharedSessionStore | None = None,
     census: ListenerCensus | None = None,
+    meter: Meter | None = None,
 ) -> KbsListener:
     """Build the listener.
 
@@ -145,6 +147,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
         passed: its listening socket, used instead of binding the address.
         shared: sessions of all workers, unless the settings name a file; None for one process.
         census: counters of the connections of all workers; None for one process.
+        meter: measures connections; None if nothing is measured.
 
     Raises:
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
@@ -161,7 +164,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
         clock=clock,
     )
     watch("sessions", partial(_probe_sessions, sessions, handshakes, clock))
-    return KbsListener(
+    listener = KbsListener(
         identity.address,
         guests=GuestRoutes(handshakes, tokens, secure=tls is not None),
         administration=AdminRoutes(use_cases.administration, lambda: admins.current, clock),
@@ -175,7 +178,11 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
         clock=clock,
         passed=passed,
         census=census,
+        meter=meter,
     )
+    if not isinstance(sessions, SqliteSessionStore):
+        listener.session_counts = lambda: sessions.counts
+    return listener
 
 
 async def _probe_sessions(

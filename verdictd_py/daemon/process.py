@@ -100,6 +100,7 @@ async def _run(
     manager.status("starting")
     daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set, reread=reread)
     _dump_when_signalled(loop, partial(daemon.dump_tasks, events))
+    daemon.watch_log(lambda: writer.queue_length)
     await _load_policy_engine(events, manager)
     daemon.report_status(manager.status)
     await daemon.start()

@@ -88,7 +88,7 @@ class SiteProxies:
         variable, value = _variable(environment, _NO_PROXY.lower())
         exceptions, unreadable = _exceptions(value)
         if unreadable:
-            problems.append(f"{variable} has entries that are no host, network or domain")
+            problems.append(f"{variable} has entries that are not a host, network or domain")
         text = "; ".join(dict.fromkeys(problems))
         warning = f"ignored: {text}; correct or unset it" if text else ""
         return cls(found, exceptions, warning)

@@ -14,6 +14,20 @@ from verdictd_py.errors import AttestationError, Reason
 
 
 @dataclass(frozen=True, slots=True)
+class DecidedBy:
+    """Documents that produced a decision, by their SHA-256 digests in lower-case hex.
+
+    Attributes:
+        policy: text of the policy.
+        data: text of the data that the policy read: reference data with the named sets in force,
+            or the data of the release policy.
+    """
+
+    policy: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
 class Appraisal:
     """Result of the appraisal of one presentation of evidence, accepted or refused.
 
@@ -28,6 +42,7 @@ class Appraisal:
         policy_skipped: whether the guest was refused for a fault before the policy was
             evaluated, so that the reasons contain no rule of the policy.
         trust: trust vector of a guest that was accepted.
+        decided_by: documents by which the policy decided; None if no policy was evaluated.
     """
 
     id: str
@@ -39,6 +54,7 @@ class Appraisal:
     refusal: AttestationError | None
     policy_skipped: bool = False
     trust: TrustVector = field(default_factory=lambda: UNTRUSTED, repr=False)
+    decided_by: DecidedBy | None = None
 
     @property
     def accepted(self) -> bool:

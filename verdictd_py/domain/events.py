@@ -79,7 +79,56 @@ StoragePart = Annotated[
     str, FieldInfo("Part of the storage: `data directory` or `sessions`.", characters=64)
 ]
 WorkerNumber = Annotated[int, FieldInfo("Number of the guest worker, from 1.")]
+LimitName = Annotated[
+    str,
+    FieldInfo(
+        "Limit that was reached: `address`, `connections`, `platform`, `platforms`, "
+        "`descriptors`, `token`, `caller`, `callers`, `new-keys` or `other`.",
+        characters=64,
+    ),
+]
 KbsUrl = Annotated[str, FieldInfo("URL of the HTTP listener, if there is one.", characters=512)]
+
+
+PolicyDigest = Annotated[
+    str,
+    FieldInfo("SHA-256 digest of the policy that decided, if one was evaluated.", characters=64),
+]
+ReferenceDigest = Annotated[
+    str,
+    FieldInfo(
+        "SHA-256 digest of the reference data that it read, named sets in force included.",
+        characters=64,
+    ),
+]
+ReleaseDataDigest = Annotated[
+    str, FieldInfo("SHA-256 digest of the data of the release policy.", characters=64)
+]
+CollateralDigest = Annotated[
+    str,
+    FieldInfo("SHA-256 digest of the collateral that verified the evidence.", characters=64),
+]
+
+
+@event("documents.used", audit=Audit.YES)
+class DocumentsUsed(Event):
+    """Policy and reference data decide about a guest for the first time in this process."""
+
+    tee: TeeName
+    policy: PolicyDigest
+    reference: ReferenceDigest
+
+
+@event("collateral.used", audit=Audit.LIMITED)
+class CollateralUsed(Event):
+    """Collateral verifies the evidence of a guest for the first time in this process."""
+
+    tee: TeeName
+    sha256: CollateralDigest
+    until: (
+        Annotated[str, FieldInfo("Time at which it expires (RFC 3339), if it does.", characters=64)]
+        | None
+    ) = None
 
 
 @event("guest.accepted", audit=Audit.YES)
@@ -94,6 +143,9 @@ class GuestAccepted(Event):
     tcb_status: TcbStatus | None
     evidence: EvidenceDigest | None
     reasons: Reasons
+    policy: PolicyDigest | None = None
+    reference: ReferenceDigest | None = None
+    collateral: CollateralDigest | None = None
 
 
 @event("guest.refused", level=Level.WARNING, audit=Audit.LIMITED, by_peers=True)
@@ -108,6 +160,9 @@ class GuestRefused(Event):
     tcb_status: TcbStatus | None
     evidence: EvidenceDigest | None
     reasons: Reasons
+    policy: PolicyDigest | None = None
+    reference: ReferenceDigest | None = None
+    collateral: CollateralDigest | None = None
 
 
 @event("guest.not-judged", level=Level.WARNING, audit=Audit.LIMITED, by_peers=True)
@@ -144,6 +199,17 @@ class SecretReleased(Event):
     tee: TeeName
     what: SecretKind
     path: Path
+    paths: (
+        Annotated[
+            tuple[str, ...],
+            FieldInfo(
+                "Paths of all keys, if one request releases several.", characters=1024, items=256
+            ),
+        ]
+        | None
+    ) = None
+    policy: PolicyDigest | None = None
+    data: ReleaseDataDigest | None = None
 
 
 @event("release.refused", level=Level.WARNING, audit=Audit.LIMITED)
@@ -156,6 +222,8 @@ class ReleaseRefused(Event):
     what: SecretKind
     path: Path
     reasons: Reasons
+    policy: PolicyDigest | None = None
+    data: ReleaseDataDigest | None = None
 
 
 @event("wrap.requested", by_peers=True)
@@ -677,6 +745,7 @@ class ConnectionRefused(Event):
 
     peer: Peer | None = None
     reason: Reason
+    limit: LimitName | None = None
 
 
 @event("connection.closed", by_peers=True)
@@ -731,6 +800,7 @@ class RequestFailed(Event):
     code: Code
     status: Status | None = None
     reason: Reason
+    limit: LimitName | None = None
 
 
 @event("request.unattested", by_peers=True)
@@ -791,7 +861,7 @@ class WarningCollateral(Event):
 
 @event("warning.policy", level=Level.WARNING)
 class WarningPolicy(Event):
-    """A policy cannot be used: no guest that needs it can be judged."""
+    """A policy cannot be used: no guest that needs it can be appraised."""
 
     tee: Annotated[str, FieldInfo("Name of the TEE, or `release`.", characters=64)]
     reason: Reason
@@ -799,7 +869,7 @@ class WarningPolicy(Event):
 
 @event("warning.audit", level=Level.WARNING)
 class WarningAudit(Event):
-    """The audit trail cannot be written: no guest is judged, and no secret is released."""
+    """The audit trail cannot be written: no guest is appraised, and no secret is released."""
 
     reason: Reason
 

@@ -27,6 +27,7 @@ from typing import (
     get_type_hints,
 )
 
+from verdictd_py.domain.correlation import Correlation, current
 from verdictd_py.domain.secrets import SecretBytes
 
 EventValue = str | int | float | bool | None | SecretBytes | tuple[str, ...]
@@ -151,14 +152,23 @@ class EventSpec:
 
 
 class Event:
-    """Base of all event types. Declare one with the decorator `event`."""
+    """Base of all event types. Declare one with the decorator `event`.
+
+    Attributes:
+        correlation: the connection because of which the event happens. It is no field: two events
+            are equal whatever their connections are.
+    """
+
+    __slots__ = ("__dict__", "correlation")
 
     spec: ClassVar[EventSpec]
+    correlation: Correlation
 
     def __init__(self, **values: EventValue) -> None:
         if values.keys() != self.spec.names:
             values = self.spec.completed(values)
         object.__setattr__(self, "__dict__", values)
+        object.__setattr__(self, "correlation", current())
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")

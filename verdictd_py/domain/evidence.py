@@ -93,6 +93,8 @@ class VerifiedEvidence:
         platform: identifies the machine; equal for all its guests, and a digest, so that it can
             be logged. Connections are counted under it; no policy sees it. None if the evidence
             identifies no machine.
+        collateral: SHA-256 digest of the collateral with which it was verified, in lower-case
+            hex; None if none was needed, or if it is not known.
     """
 
     tee: str
@@ -104,6 +106,7 @@ class VerifiedEvidence:
     faults: tuple[Reason, ...] = ()
     valid_until: datetime | None = None
     platform: str | None = None
+    collateral: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from verdictd_py.events.traildirectory import locked
 from verdictd_py.events.trailfile import Making, TrailFile
 from verdictd_py.handover import Handover
 from verdictd_py.ports import Events
+from verdictd_py.stages import Stage, measured
 
 COUNT_SECONDS: Final = 60.0
 """Pause between two records of the number of events that are not in the trail."""
@@ -97,6 +98,10 @@ class AuditTrail:
         rotation: when a new file begins.
         retention: which files are removed; None for a process that removes none.
         monotonic: clock for the limit of records per minute and for heads, in seconds.
+
+    Attributes:
+        counted: called with the numbers of records and bytes that were written, and of events that
+            could not be recorded; also in the thread of the trail. For the metrics.
     """
 
     def __init__(
@@ -122,6 +127,8 @@ class AuditTrail:
         self._is_noted = True
         self._incident = ""
         self._was_failing = False
+        self._counted: tuple[TrailFile | None, int, int] = (None, 0, 0)
+        self.counted: Callable[[int, int, int], None] = lambda *counts: None  # noqa: ARG005  # unused
 
     def open(self) -> None:
         """Create a new file, and start the thread. Before that, `record` only logs.
@@ -145,6 +152,11 @@ class AuditTrail:
         self._thread.start()
 
     @property
+    def queue_length(self) -> int:
+        """Number of calls that wait for the disk."""
+        return self._waiting.qsize()
+
+    @property
     def state(self) -> tuple[str, int, str]:
         """Path of the file below the data directory, number of its records, last digest."""
         file = self._file
@@ -159,6 +171,9 @@ class AuditTrail:
         Raises:
             StorageError: the event must be audited, and the trail cannot be written in time.
         """
+        if event.spec.audit is Audit.NO:
+            self._log.record(event)
+            return
         records = self._records([event])
         if not records or self._thread is None:
             self._log.record(event)
@@ -202,10 +217,11 @@ class AuditTrail:
     async def _written(self, events: tuple[Event, ...], records: tuple[Record, ...]) -> None:
         if self._thread is None:
             raise StorageError(_CLOSED)
-        written = Handover[None](asyncio.get_running_loop())
+        written: Handover[None] = Handover(asyncio.get_running_loop())
         waiting = _Waiting(events, records, written)
         self._waiting.put(waiting)
-        await written  # a caller that is cancelled does not prevent the records
+        with measured(Stage.AUDIT):
+            await written  # a caller that is cancelled does not prevent the records
         waiting.require_written()
 
     async def report(self, event: Event) -> None:
@@ -336,6 +352,7 @@ class AuditTrail:
             except Exception as error:  # noqa: BLE001  # the callers report it; the thread goes on
                 self._fail(batch, error)
             else:
+                self._count_written()
                 for waiting in batch:
                     self._finish(waiting)
             _wake(batch)
@@ -458,8 +475,23 @@ class AuditTrail:
         self._log.record(AuditOpened(file=file.path))
         self._log_heads(file)
 
+    def _count_written(self) -> None:
+        """Report what was written to the file since the last call."""
+        file = self._file
+        if file is not None:
+            known, records, length = self._counted
+            if known is not file:
+                records = length = 0
+            self._counted = (file, file.records, file.length)
+            self.counted(file.records - records, file.length - length, 0)
+
+    def watch_omitted(self, omitted: Callable[[str], None]) -> None:
+        """Have a function called with the class of each event that the budgets omit."""
+        self._budgets.omitted = omitted
+
     def _note(self) -> None:
         """Note the end of the file and the counts of omitted events next to the file."""
+        self._count_written()
         self._is_noted = True
         if self._file is not None:
             self._file.note(self._budgets.counts)
@@ -472,7 +504,9 @@ class AuditTrail:
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
         for waiting in batch:
-            self._budgets.add_failed(sum(r["event"] != _COUNT for r in waiting.records))
+            failed = sum(r["event"] != _COUNT for r in waiting.records)
+            self._budgets.add_failed(failed)
+            self.counted(0, 0, failed)
             waiting.error = error
 
     def _finish(self, waiting: _Waiting) -> None:

@@ -23,11 +23,14 @@ Record = Mapping[str, Any]
 
 def record_of(event: Event) -> Record:
     """Return the record of an event that happens now."""
-    return {
+    record: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(),
         "event": event.spec.name,
         "fields": event.rendered(),
     }
+    if connection := event.correlation.id:
+        record["connection"] = connection
+    return record
 
 
 class AuditFile:

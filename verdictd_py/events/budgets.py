@@ -100,6 +100,9 @@ class Budgets:
     Args:
         directory: on the disk of the trail.
         monotonic: clock, in seconds.
+
+    Attributes:
+        omitted: called with the class of each event that is not in the trail, for the metrics.
     """
 
     def __init__(self, directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -112,6 +115,7 @@ class Budgets:
         self._free: int | None = None
         self._measured_at = 0.0
         self._lock = Lock()
+        self.omitted: Callable[[str], None] = lambda of: None  # noqa: ARG005  # unused
 
     def admits(self, event: Event) -> bool:
         """Count an event; return whether the trail has a record for it.
@@ -123,7 +127,9 @@ class Budgets:
             is_within = self._has_space(of) and (of not in LIMITED or self._is_within_minute(of))
             if not is_within:
                 self._omitted[of] += 1
-            return is_within
+        if not is_within:
+            self.omitted(of)
+        return is_within
 
     def _is_within_minute(self, of: Class) -> bool:
         now = self._monotonic()

@@ -22,6 +22,9 @@ class LogEvents:
     Args:
         write: takes one line with its newline, and never blocks (see `events.writer`).
         worker: number of this process among the guest workers, in each line; None in the others.
+
+    Attributes:
+        note: called with each event about the log itself, which no other receiver gets.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class LogEvents:
         worker: int | None = None,
     ) -> None:
         self._floods = Floods()
+        self.note: Callable[[Event], None] = lambda event: None  # noqa: ARG005  # unused
         logger = structlog.wrap_logger(
             _Lines(write),
             processors=[_json_line if log_format == "json" else _text_line],
@@ -53,11 +57,14 @@ class LogEvents:
     def end_minute(self) -> None:
         """Write a line with a count for each flood of the last minute; call it each minute."""
         for flood in self._floods.end_minute():
+            self.note(flood)
             self._logger.write(flood)
 
     def report_dropped(self, lines: int) -> None:
         """Write how many lines were lost; the writer calls this, in its thread."""
-        self._logger.write(LogDropped(lines=lines))
+        dropped = LogDropped(lines=lines)
+        self.note(dropped)
+        self._logger.write(dropped)
 
 
 class _Logger(structlog.BoundLoggerBase):
@@ -68,7 +75,10 @@ class _Logger(structlog.BoundLoggerBase):
     """
 
     def write(self, event: Event) -> None:
-        self._proxy_to_logger(event.spec.level, event.spec.name, **event.rendered())
+        fields = event.rendered()
+        if connection := event.correlation.id:
+            fields["connection"] = connection
+        self._proxy_to_logger(event.spec.level, event.spec.name, **fields)
 
 
 class _Lines:

@@ -49,7 +49,7 @@ class Scan:
         has_beginning: whether its first record is `audit.began`; older versions wrote none.
         statements: each with the index of the record that has it.
         heads: its heads, in order.
-        remarks: what an auditor should know, and what is no sign of a change.
+        remarks: what an auditor should know, and what is not a sign of a change.
         expected: the expected digests that it has.
     """
 

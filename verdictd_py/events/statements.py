@@ -76,4 +76,4 @@ class Statement:
                 options.get("first", ""),
             )
         except ValueError:
-            raise StorageError(f"{text[:100]!r} is no statement about an audit file") from None
+            raise StorageError(f"{text[:100]!r} is not a statement about an audit file") from None

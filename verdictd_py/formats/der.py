@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from verdictd_py.errors import EvidenceFormat
@@ -31,6 +32,9 @@ _EXTENSIONS: Final = 0xA3  # the same: extensions [3] EXPLICIT
 
 _VERSIONS: Final = (b"\x02", b"\x03")  # v3; "v4" of rats-tls before cf464bb
 _PIVOT_YEAR: Final = 50  # RFC 5280, 4.1.2.5.1: UTCTime years from 50 on are of the 1900s
+
+_CERTIFICATES: Final = 16
+"""Maximum number of cached certificates; a guest can send 64 KiB."""
 
 _UTC: Final = re.compile(rb"([0-9]{2})" + rb"([0-9]{2})" * 5 + rb"Z")
 _GENERALIZED: Final = re.compile(rb"([0-9]{4})" + rb"([0-9]{2})" * 5 + rb"Z")
@@ -142,10 +146,12 @@ class Certificate:
     extensions: Mapping[bytes, Extension] = field(repr=False)
 
 
+@lru_cache(maxsize=_CERTIFICATES)
 def read_certificate(der: bytes) -> Certificate:
     """Read a certificate.
 
-    Certificates with unique ids, which no guest sends, are refused.
+    Certificates with unique ids, which no guest sends, are refused. The last ones are cached,
+    because the TLS session reads the key first, and the appraisal everything else.
 
     Raises:
         EvidenceFormat: not DER, not a certificate, extra bytes after it, or a duplicate

@@ -57,7 +57,7 @@ def service_links(environment: Mapping[str, str]) -> frozenset[str]:
 
     A variable counts if its name and its value have the form of Kubernetes, and if the
     variable with the address of the same Service is there, too. A misspelled setting has
-    neither: `VERDICTD_LISTEN_PORT=1234` is no service link.
+    neither: `VERDICTD_LISTEN_PORT=1234` is not a service link.
     """
     services = [
         name.removesuffix(_HOST)

@@ -37,6 +37,12 @@ class BrokerUnreachable(BrokerRefused):
     code = "broker-unreachable"
 
 
+class HandshakeFailed(BrokerRefused):
+    """The server did not complete the handshake as a broker does; it may be another server."""
+
+    code = "handshake-failed"
+
+
 class GuestConnection:
     """Client of a broker that sends one request at a time over an attested channel."""
 
@@ -56,7 +62,8 @@ class GuestConnection:
 
         Raises:
             BrokerUnreachable: the connection is refused or times out.
-            BrokerRefused: the handshake failed.
+            HandshakeFailed: the handshake failed.
+            BrokerRefused: the broker ended the connection later.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -67,8 +74,7 @@ class GuestConnection:
             ) from error
         connection = cls(reader, writer, TlsSession(context, server=False))
         try:
-            async with asyncio.timeout(timeout_seconds):
-                await connection._handshake()
+            await connection._shake_hands(timeout_seconds)
             yield connection
         except RequestError as error:
             raise BrokerRefused(f"the broker ended the connection: {error}") from error
@@ -95,7 +101,7 @@ class GuestConnection:
         refusal, because real clients print no refusal of `version`.
 
         Raises:
-            BrokerRefused: the guest is refused, or cannot be judged.
+            BrokerRefused: the guest is refused, or cannot be appraised.
         """
         await self.call({"command": "version"})
         return str((await self.call({"command": "version"}))["version"])
@@ -141,6 +147,13 @@ class GuestConnection:
                 _fail_text(content.reveal()) or "the answer has another size than announced"
             )
         return content
+
+    async def _shake_hands(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._handshake()
+        except RequestError as error:
+            raise HandshakeFailed(f"the handshake with the broker failed: {error}") from error
 
     async def _handshake(self) -> None:
         while not self._session.handshake():

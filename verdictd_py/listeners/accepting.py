@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Final
 
 from verdictd_py.domain.events import ConnectionRefused
@@ -84,12 +85,14 @@ class _Acceptor:
             if error.errno in _UNUSABLE:
                 self.failed.set_exception(error)
                 return
-            self._events.record(ConnectionRefused(reason=f"cannot accept: {error.strerror}"))
+            self._events.record(
+                ConnectionRefused(reason=f"cannot accept: {error.strerror}", limit="descriptors")
+            )
             self._timer = self._loop.call_later(PAUSE_SECONDS, self.resume)
             return
         accepted.setblocking(False)
         try:
-            self._take(accepted, name)
+            copy_context().run(self._take, accepted, name)  # each has a correlation of its own
         except Exception as error:  # noqa: BLE001  # other clients must still be served
             accepted.close()
             report_bug(self._events, error, doing="accept a connection")

@@ -111,9 +111,13 @@ class Shares:
             return "", _NO_TURN
         name = caller.name if caller.rights else _NO_RIGHTS
         if self._calls.get(name, 0) >= CALLS_OF_USER:
-            raise Overloaded(f"{name} has {CALLS_OF_USER} calls already; wait until one ends")
+            raise Overloaded(
+                f"{name} has {CALLS_OF_USER} calls already; wait until one ends", limit="caller"
+            )
         if sum(self._calls.values()) >= CALLS_OF_USERS:
-            raise Overloaded(f"there are {CALLS_OF_USERS} calls already; wait until one ends")
+            raise Overloaded(
+                f"there are {CALLS_OF_USERS} calls already; wait until one ends", limit="callers"
+            )
         self._calls[name] = self._calls.get(name, 0) + 1
         turn = self._messages.get(name)
         if turn is None:
@@ -143,6 +147,7 @@ class Admission:
         events: where refused calls are recorded.
         begin_call: protects the connection of an admitted call until the function that it returns
             is called; it gets the name of the connection in gRPC.
+        correlate: sets the correlation of a call to that of its connection, of the same name.
 
     Attributes:
         rules: how callers of this listener are identified.
@@ -153,9 +158,11 @@ class Admission:
         rules: CallerRules,
         events: Events,
         begin_call: Callable[[str], Callable[[], None]],
+        correlate: Callable[[str], None],
     ) -> None:
         self.rules = rules
         self._begin_call = begin_call
+        self._correlate = correlate
         self._events = events
         self._shares = Shares()
         self._arrivals = Deadlines(MESSAGE_SECONDS)
@@ -252,6 +259,7 @@ class Admission:
         """Admit a call, for which `_end` must be called; or abort it, which raises."""
         caller = _UNKNOWN
         try:
+            self._correlate(context.peer())
             caller = await _identify(self.rules, context)
             _identified.set(caller)
             if right is not None:

@@ -45,6 +45,7 @@ from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.eaa.refusal import Refusal
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.protocols.ratstls.session import TlsClosed, TlsFailed, TlsSession
+from verdictd_py.stages import Meter, Stage, begin, measured
 
 _ANSWERS_AT_ONCE: Final = 32
 """Maximum number of answers that are made at once. An answer has up to some MiB, and its size is
@@ -66,6 +67,10 @@ class AttestedListener:
         proxies: proxies that send the address of their client.
         passed: listening socket of the service manager, used instead of the address.
         census: counters of all workers, None if there is one process.
+        meter: measures connections; None if nothing is measured.
+
+    Attributes:
+        shares: the connections by source.
     """
 
     def __init__(  # noqa: PLR0913  # each is another subject
@@ -81,7 +86,9 @@ class AttestedListener:
         proxies: Proxies,
         passed: socket.socket | None = None,
         census: ListenerCensus | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter
         self._passed = passed
         self._guests = guests
         self._tees = tees
@@ -90,7 +97,7 @@ class AttestedListener:
         self._events = events
         self._limits = limits
         self._proxies = proxies
-        self._shares = Shares(lambda: limits.shares, census=census)
+        self.shares = Shares(lambda: limits.shares, census=census)
         self._answering = asyncio.Semaphore(_ANSWERS_AT_ONCE)
         self.name = "listen"
         self.address = address
@@ -137,15 +144,16 @@ class AttestedListener:
 
     def _take(self, accepted: socket.socket, name: object) -> None:
         peer = self._proxies.peer(name)
+        begin(self.name, self._meter)
 
         def close() -> None:
             task.cancel()  # it has begun before the next connection is accepted
 
         try:
-            share = self._shares.enter(peer.source, close)
+            share = self.shares.enter(peer.source, close)
         except Overloaded as error:
             accepted.close()
-            self._events.record(ConnectionRefused(peer=peer.text, reason=str(error)))
+            self._refuse_connection(peer.text, str(error), error.limit)
             return
         task = asyncio.ensure_future(self._serve(accepted, peer, share))
         self._tasks.add(task)
@@ -173,10 +181,11 @@ class AttestedListener:
         finally:
             opening.close()
             if share.evicted:
-                self._events.record(
-                    ConnectionRefused(peer=opening.origin.text, reason=share.evicted)
-                )
+                self._refuse_connection(opening.origin.text, share.evicted, share.limit)
             share.leave()
+
+    def _refuse_connection(self, peer: str, reason: str, limit: str) -> None:
+        self._events.record(ConnectionRefused(peer=peer, reason=reason, limit=limit))
 
     async def _open(self, opening: _Opening) -> Link:
         """Identify the peer, and complete the handshake. No TLS state exists before its bytes."""
@@ -184,12 +193,14 @@ class AttestedListener:
             opening.origin = await self._proxies.identify(opening.wire.socket, opening.origin)
             first = await opening.wire.read()
         else:
-            first = await opening.wire.read()
+            arrived = opening.wire.arrived()  # usually, a client sends its hello at once
+            first = await opening.wire.read() if arrived is None else arrived
             self._proxies.require_no_header(first)
         opening.share.move(opening.origin.source)
         session = TlsSession(self._context(), server=True)
         opening.link = Link(opening.wire, session, opening.share)
-        await opening.link.handshake(first)
+        with measured(Stage.HANDSHAKE):
+            await opening.link.handshake(first)
         return opening.link
 
     async def _converse(self, link: Link, address: str, share: Share) -> None:
@@ -227,7 +238,8 @@ class AttestedListener:
             responder.receive(plaintext)
             while (answer := await self._reply(responder, share)) is not None:
                 served = True
-                await link.send(answer.data, self._limits.idle)
+                with measured(Stage.ANSWER):
+                    await link.send(answer.data, self._limits.idle)
                 if answer.close:
                     with suppress(OSError):  # the end of the connection is recorded already
                         await link.goodbye()
@@ -302,7 +314,7 @@ class AttestedListener:
             connection = PeerConnection(address, share.attest, _current_task().cancel)
             return await self._guests.admit(read, connection)
         except Overloaded as error:
-            self._events.record(ConnectionRefused(peer=address, reason=str(error)))
+            self._refuse_connection(address, str(error), error.limit)
             text = _OVERLOADED
         except NotAppraised as error:
             text = error.text_for_guest

@@ -214,6 +214,22 @@ class Census:
         fields = (Region.NEW, Region.EVIDENCE, Region.PLATFORMS)
         return sum(region[at].totals[field] for region in self._regions for field in fields)
 
+    def states(self, name: str) -> dict[str, int]:
+        """Return the numbers of connections of a listener, as `Shares.states` does for one process.
+
+        They are those of all workers together.
+        """
+        at = LISTENERS.index(name)
+        fields = {
+            "new": Region.NEW,
+            "evidence": Region.EVIDENCE,
+            "attested": Region.PLATFORMS,
+        }
+        return {
+            state: sum(region[at].totals[field] for region in self._regions)
+            for state, field in fields.items()
+        }
+
     def close(self) -> None:
         """Close the descriptors; the counters cannot be used any more."""
         for descriptor in self.descriptors:

@@ -14,8 +14,8 @@ Key_contra = TypeVar("Key_contra", contravariant=True)
 class Evictable(Protocol):
     """A connection without evidence, which may be closed for another one."""
 
-    def evict(self, reason: str) -> None:
-        """Close the connection."""
+    def evict(self, reason: str, limit: str) -> None:
+        """Close the connection, because a limit of this name was reached."""
         ...
 
 

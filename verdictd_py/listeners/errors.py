@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import grpc
 
+from verdictd_py.domain.correlation import extended
 from verdictd_py.domain.events import RequestFailed, WarningBug
 from verdictd_py.errors import (
     AlreadyExists,
@@ -69,7 +70,12 @@ async def abort(
     status = grpc_status(error)
     events.record(
         RequestFailed(
-            doing=doing, caller=caller, code=error.code, status=status.name, reason=str(error)
+            doing=doing,
+            caller=caller,
+            code=error.code,
+            status=status.name,
+            reason=str(error),
+            limit=Overloaded.limit_of(error),
         )
     )
     await context.abort(status, str(error))
@@ -81,7 +87,7 @@ def report_bug(events: Events, error: BaseException, *, doing: str) -> str:
 
     The text of the exception is neither recorded nor returned: it may contain secrets.
     """
-    incident = uuid4().hex
+    incident = extended(uuid4().hex)
     events.record(WarningBug.of(error, doing=doing, incident=incident))
     return f"internal error, ask the operator about {incident}"
 

@@ -12,8 +12,11 @@ import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
+from verdictd_py.domain import correlation
+from verdictd_py.domain.correlation import Correlation
 from verdictd_py.domain.events import ConnectionRefused, ConnectionTimeout
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.errors import Overloaded
@@ -25,6 +28,7 @@ from verdictd_py.listeners.grpc_relay import CHUNK_BYTES, Relay
 from verdictd_py.listeners.private_socket import PrivateSocket
 from verdictd_py.listeners.shares import Proof, Share, ShareLimits, Shares, Source, source_of
 from verdictd_py.ports import Events
+from verdictd_py.stages import Meter, begin
 
 DESCRIPTORS: Final = 3
 """File descriptors of a connection: that of the client, and two between the relay and gRPC."""
@@ -46,13 +50,21 @@ class GrpcConnections:
     Args:
         limits: maximum numbers of connections.
 
+        listener: name of the listener.
+        meter: measures connections; None if nothing is measured.
+
     Attributes:
+        shares: the connections by source.
         first_bytes: time limits for the first bytes of clients.
     """
 
-    def __init__(self, limits: ShareLimits, events: Events) -> None:
+    def __init__(
+        self, limits: ShareLimits, events: Events, *, listener: str, meter: Meter | None = None
+    ) -> None:
+        self._listener = listener
+        self._meter = meter
         self._events = events
-        self._shares = Shares(lambda: limits)
+        self.shares = Shares(lambda: limits)
         self._open: dict[str, _Connection] = {}
         self._idle: OrderedDict[_Connection, None] = OrderedDict()  # protected, without calls
         self._waiting: set[_Connection] = set()
@@ -75,6 +87,15 @@ class GrpcConnections:
         """Return the peer of an open connection by its name in gRPC; None if there is none."""
         connection = self._find(name)
         return None if connection is None else connection.peer
+
+    def correlate(self, name: str) -> None:
+        """Set the correlation of the current task, which handles a call on a connection.
+
+        Calls at the same time have objects of their own, because each measures its stages.
+        """
+        connection = self._find(name)
+        if connection is not None:
+            correlation.enter(replace(connection.correlation, nested=0))
 
     def begin_call(self, name: str) -> Callable[[], None]:
         """Protect the connection of a call until the returned function is called.
@@ -107,14 +128,15 @@ class GrpcConnections:
     def take(self, accepted: socket.socket, name: object) -> None:
         """Serve an accepted connection, unless there are too many."""
         text = sockets.peer_text(name)
-        connection = _Connection(self, accepted, text)
+        begun = begin(self._listener, self._meter)
+        connection = _Connection(self, accepted, text, begun)
         host = name[0] if isinstance(name, tuple) else "unix socket"
         self.expose_idle()
         try:
-            connection.share = self._shares.enter(source_of(host), connection.end)
+            connection.share = self.shares.enter(source_of(host), connection.end)
         except Overloaded as error:
             accepted.close()
-            self._events.record(ConnectionRefused(peer=text, reason=str(error)))
+            self._events.record(ConnectionRefused(peer=text, reason=str(error), limit=error.limit))
             return
         self._taken.add(connection)
         self._waiting.add(connection)
@@ -182,6 +204,7 @@ class _Connection:
         text: address of the client, for events.
 
     Attributes:
+        correlation: what its events and calls have in common.
         peer: its client, once it is identified.
         share: its share.
     """
@@ -196,13 +219,21 @@ class _Connection:
         "_name",
         "_relay",
         "_text",
+        "correlation",
         "peer",
         "share",
     )
 
     share: Share
 
-    def __init__(self, connections: GrpcConnections, accepted: socket.socket, text: str) -> None:
+    def __init__(
+        self,
+        connections: GrpcConnections,
+        accepted: socket.socket,
+        text: str,
+        begun: Correlation,
+    ) -> None:
+        self.correlation = begun
         self._connections = connections
         self._accepted = accepted
         self._text = text
@@ -316,14 +347,18 @@ class _Connection:
 
     def _record(self, error: Exception | None) -> None:
         if self.share.evicted:
-            self._connections.record(ConnectionRefused(peer=self._text, reason=self.share.evicted))
+            self._refused(self.share.evicted, self.share.limit)
         if isinstance(error, Overloaded):
-            self._connections.record(ConnectionRefused(peer=self._text, reason=str(error)))
+            self._refused(str(error), error.limit)
         elif isinstance(error, TimeoutError):
             event = ConnectionTimeout(peer=self._text, reason="the peer was too slow")
             self._connections.record(event)
         elif error is not None and not isinstance(error, OSError):
             self._connections.report_bug(error)
+
+    def _refused(self, reason: str, limit: str) -> None:
+        event = ConnectionRefused(peer=self._text, reason=reason, limit=limit)
+        self._connections.record(event)
 
 
 def _do_nothing() -> None:

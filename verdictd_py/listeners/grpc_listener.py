@@ -31,9 +31,10 @@ from verdictd_py.listeners.grpc_methods import Methods
 from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.private_socket import PrivateSocket
 from verdictd_py.listeners.reread import Reread
-from verdictd_py.listeners.shares import ShareLimits
+from verdictd_py.listeners.shares import ShareLimits, Shares
 from verdictd_py.listeners.tls import TlsFiles
 from verdictd_py.ports import Events
+from verdictd_py.stages import Meter
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 """Maximum size of a message: 1 MiB of optsdata as an array of integers, with up to four
@@ -104,9 +105,10 @@ class GrpcListener:
             client that can connect may use; empty for neither.
         rules: how callers are identified.
         tls: files for mutual TLS, which may be read again; None without TLS.
+        meter: measures connections; None if nothing is measured.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its parts, all by keyword
         self,
         name: str,
         addresses: Sequence[Address],
@@ -117,6 +119,7 @@ class GrpcListener:
         described: Sequence[str] = (),
         rules: CallerRules | None = None,
         tls: Reread[TlsFiles] | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.name = name
         self.address = addresses[0]
@@ -124,9 +127,13 @@ class GrpcListener:
         self._register = register
         self._described = tuple(described)
         self._events = events
-        self._connections = GrpcConnections(ShareLimits.of(connections), events)
+        self._connections = GrpcConnections(
+            ShareLimits.of(connections), events, listener=name, meter=meter
+        )
         rules = replace(rules or CallerRules(), peer_of=self._connections.peer)
-        self._admission = Admission(rules, events, self._connections.begin_call)
+        self._admission = Admission(
+            rules, events, self._connections.begin_call, self._connections.correlate
+        )
         self._tls = tls
         self._option = "--" + name.replace("_", "-")
         self._listening: list[socket.socket] = []
@@ -137,6 +144,11 @@ class GrpcListener:
     @property
     def endpoint(self) -> str:
         return str(self.address)
+
+    @property
+    def shares(self) -> Shares:
+        """The connections by source."""
+        return self._connections.shares
 
     def bind(self) -> None:
         *preferred, last = self._addresses

@@ -193,7 +193,7 @@ class SharedAges(Generic[Key, Item]):
                 slot = region.ring[me * ASKS + handled[worker] % ASKS]
                 oldest = self._own.oldest(slot)
                 if oldest is not None:
-                    oldest.evict(_REASON)
+                    oldest.evict(_REASON, "connections")
                 handled[worker] += 1
 
 
@@ -205,7 +205,7 @@ class _OfAnotherWorker:
         self._worker = worker
         self._slot = slot
 
-    def evict(self, reason: str) -> None:
+    def evict(self, reason: str, limit: str) -> None:
         """Have the other worker close it; the event there has a reason of its own."""
-        del reason
+        del reason, limit
         self._ask(self._worker, self._slot)

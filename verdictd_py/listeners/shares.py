@@ -158,7 +158,8 @@ class Shares:
         if self._tokens[token] >= REQUESTS_OF_TOKEN:
             raise Overloaded(
                 f"there are {REQUESTS_OF_TOKEN} requests with this token already; wait until one "
-                "ends"
+                "ends",
+                limit="token",
             )
         self._tokens.add(token)
         try:
@@ -179,16 +180,27 @@ class Shares:
             of_source = self._new.count(source) + self._evidence[source]
             if source.limited and of_source >= limits.per_address:
                 oldest = self._new.oldest(source)
+                limit = "address"
                 reason = f"this address has {limits.per_address} unattested connections"
             elif self._total >= limits.connections:
                 oldest = self._new.oldest_of_largest()
+                limit = "connections"
                 reason = f"there are {limits.connections} connections"
             else:
                 return
             reason = f"too many connections: {reason}"
             if oldest is None:
-                raise Overloaded(reason)
-            oldest.evict(f"{reason}; this was the oldest without evidence")
+                raise Overloaded(reason, limit=limit)
+            oldest.evict(f"{reason}; this was the oldest without evidence", limit)
+
+    @property
+    def states(self) -> dict[str, int]:
+        """Numbers of connections by what they have proven."""
+        return {
+            "new": len(self._new),
+            "evidence": self._evidence.total,
+            "attested": self._platforms.total,
+        }
 
     @property
     def _total(self) -> int:
@@ -210,10 +222,11 @@ class Shares:
         limits = self._limits()
         if self._platforms[platform] >= limits.per_platform:
             raise Overloaded(
-                f"this platform has {limits.per_platform} attested connections already"
+                f"this platform has {limits.per_platform} attested connections already",
+                limit="platform",
             )
         if self._platforms.total >= limits.connections - limits.connections // 8:
-            raise Overloaded("there are too many attested connections")
+            raise Overloaded("there are too many attested connections", limit="platforms")
         self._platforms.add(platform)
 
 
@@ -225,6 +238,7 @@ class Share:
         proof: what it has proven.
         held: bytes that it holds.
         evicted: why the connection was closed for another one; empty if it was not.
+        limit: name of the limit that was reached then.
     """
 
     __slots__ = (
@@ -234,6 +248,7 @@ class Share:
         "_shares",
         "evicted",
         "held",
+        "limit",
         "proof",
         "source",
     )
@@ -243,7 +258,7 @@ class Share:
         self._close = close
         self._platform = ""
         self._entered = True
-        self.evicted = ""
+        self.evicted = self.limit = ""
         self.source = source
         self.proof = Proof.NONE
         self.held = Held(shares.buffers, source.name)
@@ -298,9 +313,9 @@ class Share:
             self._entered = False
             self._take_out()
 
-    def evict(self, reason: str) -> None:
+    def evict(self, reason: str, limit: str) -> None:
         """Close the connection for another one."""
-        self.evicted = reason
+        self.evicted, self.limit = reason, limit
         self.leave()
         self._close()
 

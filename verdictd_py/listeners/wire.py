@@ -22,10 +22,12 @@ class Wire:
         accepted: a connected socket that does not block; the wire closes it.
     """
 
-    __slots__ = ("_loop", "_received", "_registered", "_sending", "socket")
+    __slots__ = ("_descriptor", "_loop", "_received", "_registered", "_sending", "socket")
 
     def __init__(self, accepted: socket.socket) -> None:
         self.socket = accepted
+        # The event loop makes a text of a socket that it does not know; not of a number.
+        self._descriptor = accepted.fileno()
         self._loop = asyncio.get_running_loop()
         self._received: Handover[bytes] | None = None
         self._registered = False
@@ -37,15 +39,26 @@ class Wire:
         Raises:
             OSError: the connection failed.
         """
-        received = Handover[bytes](self._loop)
+        received: Handover[bytes] = Handover(self._loop)
         self._received = received
         if not self._registered:
             self._registered = True
-            self._loop.add_reader(self.socket, self._readable)
+            self._loop.add_reader(self._descriptor, self._readable)
         try:
             return await received
         finally:
             self._received = None
+
+    def arrived(self) -> bytes | None:
+        """Return what `read` would return now; None if nothing has arrived.
+
+        Raises:
+            OSError: the connection failed.
+        """
+        try:
+            return self.socket.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
 
     async def send(self, data: bytes, end: float | None = None) -> None:
         """Send all of `data`.
@@ -99,7 +112,7 @@ class Wire:
     def _unregister(self) -> None:
         if self._registered:
             self._registered = False
-            self._loop.remove_reader(self.socket)
+            self._loop.remove_reader(self._descriptor)
 
     def _send_now(self, data: bytes) -> bytes:
         """Send what the kernel takes at once; return the rest."""

@@ -27,7 +27,7 @@ from verdictd_py.policy.engine import PolicyResult, in_thread
 from verdictd_py.policy.explain import MAX_OWN_CHARS
 from verdictd_py.policy.floor import NO_REQUIREMENTS, Pinning
 from verdictd_py.policy.trial import SampleDecisions
-from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
+from verdictd_py.ports import Failures, PolicyDocuments, PolicySource, Tee, Tees
 
 
 class RegoAppraisalPolicy:
@@ -84,7 +84,7 @@ class RegoAppraisalPolicy:
         except (NotFound, StorageError, PolicyInvalid):
             return True
 
-    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> Failures:
         """Return every failed rule; empty only if the policy's `allow` is `true`.
 
         1. Read the documents. 2. Compile them, or take the cached policy. 3. Evaluate it.
@@ -98,7 +98,7 @@ class RegoAppraisalPolicy:
         """
         known = self._tees.get(tee)
         if known is None:
-            return (_policy_reason(f"the TEE {tee} is not known"),)
+            return Failures.of([_policy_reason(f"the TEE {tee} is not known")])
         try:
             documents = await self._source.documents(tee)  # 1
             try:
@@ -106,15 +106,15 @@ class RegoAppraisalPolicy:
                 result = await self._decisions.evaluate(documents, read)  # 2, 3
             except EvaluationFailed as error:
                 await self._samples.require(documents, known)
-                return evaluation_failed(known, claims, error)
+                return Failures.of(evaluation_failed(known, claims, error), documents)
         except (NotFound, StorageError, PolicyInvalid) as error:
             if known.revoked(claims):  # a verdict that needs no policy
-                return evaluation_failed(known, claims, error)
+                return Failures.of(evaluation_failed(known, claims, error))
             raise PolicyUnavailable(f"policy: {error}") from error
         decide = partial(refusals, known, documents, claims, result, self._pinning)
         # A refusal compares with all lists, which takes a small part of the time for reading them.
         compared = 0 if result.allow else len(documents.data) // 16
-        return await offload(compared, decide)  # 4, 5
+        return Failures.of(await offload(compared, decide), documents)  # 4, 5
 
 
 def refusals(

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Final, Self
 
 from verdictd_py.documents import releasepolicies
@@ -32,7 +32,15 @@ from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.decisions import Decisions
 from verdictd_py.policy.engine import PreparedInput, in_thread
 from verdictd_py.policy.trial import SampleDecisions
-from verdictd_py.ports import NO_QUERY, Document, DocumentStore, Kind, PolicyDocuments, Tees
+from verdictd_py.ports import (
+    NO_QUERY,
+    Document,
+    DocumentStore,
+    Failures,
+    Kind,
+    PolicyDocuments,
+    Tees,
+)
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
 
@@ -44,6 +52,9 @@ MAX_VIEWS: Final = 64
 MAX_COMBINED: Final = 128
 """Limit of cached policies with their data. A policy that compiles has at most 256 KiB, and all
 have the same data."""
+
+MAX_RESOURCES: Final = 128
+"""Limit of cached inputs about a resource; the query of a request has at most some KiB."""
 
 _Revisions = tuple[str, str | None]
 
@@ -118,7 +129,7 @@ class RegoReleasePolicy:
 
     async def failures(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
-    ) -> tuple[Reason, ...]:
+    ) -> Failures:
         """Return the reasons to deny a secret; empty only if the policy's `allow` is `true`.
 
         1. Choose the policy. 2. Compile it, or take the cached policy. 3. Evaluate it. If 3 fails
@@ -132,34 +143,33 @@ class RegoReleasePolicy:
             PolicyUnavailable: the policy is at fault, whatever the input: 1 or 2 failed, or 3
                 fails for sample input as well.
         """
-        resource: dict[str, JsonValue] = {
-            "kind": kind.value,
-            "path": path,
-            "labels": _labels(path),
-            "query": dict(query),
-        }
         try:
             combined = await self._documents_for(path)  # 1
-            data = trustee.request({"resource": resource}) if combined.reads_data else {}
+            data: Mapping[str, JsonValue] = {}
+            if combined.reads_data:
+                data = trustee.request({"resource": _resource(kind, path, query)})
             try:
                 if combined.is_packaged:
-                    release_input = PreparedInput.of({"resource": resource})
+                    release_input = _resource_input(kind, path, tuple(query.items()))
                 else:
+                    resource = _resource(kind, path, query)
                     release_input = self._view(peer).with_member("resource", resource)
                 documents = combined.documents
                 result = await self._decisions.evaluate(documents, release_input, data)  # 2, 3
             except EvaluationFailed as error:
                 await self._samples.require(combined.documents, None)
-                return (_reason(f"the release policy for {path} makes no decision: {error}"),)
+                reason = _reason(f"the release policy for {path} makes no decision: {error}")
+                return Failures.of([reason], combined.documents)
         except _UNREADABLE as error:
             raise PolicyUnavailable(
                 f"the release policy for {path} cannot be used: {error}"
             ) from error
         if result.allow:
-            return ()
-        return explain.own_reasons(result.document) or (
+            return Failures.of((), documents)
+        reasons = explain.own_reasons(result.document) or (
             _reason(f"the release policy does not allow {path} to this guest"),
         )
+        return Failures.of(reasons, documents)
 
     def _view(self, peer: AppraisedPeer) -> PreparedInput:
         """Return the input about the guest, built once for each appraisal: connection or token.
@@ -254,6 +264,17 @@ class RegoReleasePolicy:
         if self._prefixes[0] != document.revision:
             self._prefixes = document.revision, releasepolicies.parse(document.text)
         return self._prefixes[1]
+
+
+def _resource(kind: Kind, path: str, query: Mapping[str, str]) -> dict[str, JsonValue]:
+    """Return what a policy reads about the secret."""
+    return {"kind": kind.value, "path": path, "labels": _labels(path), "query": dict(query)}
+
+
+@lru_cache(maxsize=MAX_RESOURCES)
+def _resource_input(kind: Kind, path: str, query: tuple[tuple[str, str], ...]) -> PreparedInput:
+    """Return the input of the default policy, which depends on nothing else."""
+    return PreparedInput.of({"resource": _resource(kind, path, dict(query))})
 
 
 def _labels(path: str) -> JsonValue:

@@ -11,6 +11,7 @@ from verdictd_py.ports.known_tees import Tees
 from verdictd_py.ports.policies import (
     NO_QUERY,
     AppraisalPolicy,
+    Failures,
     PolicyDecision,
     PolicyDocuments,
     PolicyReporter,
@@ -42,6 +43,7 @@ __all__ = [
     "DocumentStore",
     "Events",
     "Expected",
+    "Failures",
     "KeyStore",
     "KeyringEditor",
     "Kind",

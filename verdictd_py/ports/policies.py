@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Final, Protocol, Self
 
 from verdictd_py.documents.reference import ReferenceData
-from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.appraisal import AppraisedPeer, DecidedBy
 from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
@@ -46,16 +46,39 @@ class PolicyDocuments:
         return ReferenceData.parse(self.data)
 
     @cached_property
+    def decided_by(self) -> DecidedBy:
+        """The digests of both texts, for records of decisions."""
+        texts = (self.policy, self.data)
+        return DecidedBy(
+            *(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in texts)
+        )
+
+    @cached_property
     def digest(self) -> bytes:
         """SHA-256 over both texts, each hashed first so that neither runs into the other."""
-        parts = (self.policy, self.data)
-        hashed = (hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest() for part in parts)
-        return hashlib.sha256(b"".join(hashed)).digest()
+        parts = (self.decided_by.policy, self.decided_by.data)
+        return hashlib.sha256(b"".join(map(bytes.fromhex, parts))).digest()
 
     def digested(self) -> Self:
         """Compute the digest now, in a thread if the texts are large, and return this object."""
         self.__dict__.setdefault("digest", self.digest)
         return self
+
+
+class Failures(tuple[Reason, ...]):
+    """Failed rules of a decision; empty if the policy allows.
+
+    Attributes:
+        decided_by: the documents by which the policy decided; None if no policy was evaluated.
+    """
+
+    decided_by: DecidedBy | None = None
+
+    @classmethod
+    def of(cls, reasons: Iterable[Reason], documents: PolicyDocuments | None = None) -> Self:
+        failures = cls(reasons)
+        failures.decided_by = None if documents is None else documents.decided_by
+        return failures
 
 
 class PolicySource(Protocol):
@@ -152,7 +175,7 @@ class PolicyReporter(Protocol):
 class AppraisalPolicy(Protocol):
     """Appraisal policy of every TEE: decides about verified claims."""
 
-    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> Failures:
         """Return every failed rule; empty only if the policy explicitly allows the guest.
 
         An undefined result, and an evaluation that fails for these claims, are reasons too.
@@ -172,7 +195,7 @@ class ReleasePolicy(Protocol):
 
     async def failures(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
-    ) -> tuple[Reason, ...]:
+    ) -> Failures:
         """Return why the release is denied; empty only if the policy explicitly allows it.
 
         Args:

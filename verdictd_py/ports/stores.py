@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from verdictd_py.domain.appraisal import DecidedBy
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.ports.revisions import ANY, Expected, revision_of
@@ -23,11 +24,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """A stored object with its canonical path (`keys/default/key/1`, `image/policy.json`)."""
+    """A stored object with its canonical path (`keys/default/key/1`, `image/policy.json`).
+
+    Attributes:
+        decided_by: the documents by which its release was allowed; None before that.
+    """
 
     kind: Kind
     path: str
     content: SecretBytes
+    decided_by: DecidedBy | None = field(default=None, compare=False)
 
     @property
     def revision(self) -> str:

@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
 
@@ -253,7 +254,7 @@ class SimulatedPlatform:
         chain = (self.pck.pem + self.pck_ca.pem + self.root.pem).encode("ascii")
         certification = (
             report
-            + pki.sign_raw(pck_key, report)
+            + _certified(pck_key, report)
             + struct.pack("<H", len(_QE_AUTH_DATA))
             + _QE_AUTH_DATA
             + struct.pack("<HI", _PCK_CHAIN, len(chain))
@@ -279,6 +280,15 @@ def _identity(
         fmspc=bytes.fromhex(options.fmspc),
         platform_instance_id=platform_instance_id,
     )
+
+
+@lru_cache(maxsize=64)
+def _certified(pck: ec.EllipticCurvePrivateKey, report: bytes) -> bytes:
+    """Return the PCK's signature over a report of the quoting enclave.
+
+    A machine certifies an attestation key once, so that all of its quotes have the same one.
+    """
+    return pki.sign_raw(pck, report)
 
 
 def _flip(data: bytes, offset: int) -> bytes:

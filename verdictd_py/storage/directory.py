@@ -29,6 +29,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Self
 
@@ -37,6 +38,7 @@ from verdictd_py.storage import files, links
 from verdictd_py.storage.access import WritableByOthers, problem_of, problem_of_path
 from verdictd_py.storage.files import Steps
 from verdictd_py.storage.resident import NotResident, Root
+from verdictd_py.storage.watch import COVER_SECONDS, FRESH_SECONDS, Watch
 
 MAX_DEPTH: Final = 3
 """Maximum number of segments in a name; deeper directories are ignored."""
@@ -47,6 +49,9 @@ replaced: a new file of this name would be a second lock."""
 
 _CHECK_SECONDS: Final = 1.0
 """Pause before a root that cannot be used without a thread is checked again."""
+
+_MAX_ENTRIES: Final = 64
+"""Maximum number of groups of files whose entries are cached: one or two for a platform type."""
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKED: Final = _DIRECTORY & ~os.O_NOFOLLOW
@@ -70,6 +75,18 @@ class Entry:
     inode: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """Entries that are current while the watch has an epoch, and for a limited time."""
+
+    epoch: int
+    until: float
+    entries: tuple[Entry | None, ...]
+
+    def is_current(self, watch: Watch) -> bool:
+        return watch.epoch() == self.epoch and time.monotonic() < self.until
+
+
 class DirectoryBusy(StorageError):
     """Raised when another process or task holds the lock of the directory."""
 
@@ -82,6 +99,8 @@ class Directory:
         self._unsafe_writable = unsafe_writable
         self._root: Root | None = None
         self._next_check = 0.0
+        self._entries: dict[tuple[Segments, tuple[str, ...]], _Entries] = {}
+        self._next_cover = 0.0
 
     @classmethod
     def open(cls, path: Path, *, unsafe_writable: bool = False) -> Self:
@@ -196,10 +215,46 @@ class Directory:
         Raises:
             NotResident: `entry` must find them, in a thread.
         """
+        root = self._resident()
+        key = (top, tuple(names))
+        known = self._entries.get(key)
+        if known is not None and self.watch is not None and known.is_current(self.watch):
+            return known.entries
+        entries = self._statuses(root, top, names)
+        epoch = self._cover(root, key, entries)
+        if epoch is not None:
+            entries = self._statuses(root, top, names)
+            until = time.monotonic() + FRESH_SECONDS
+            self._entries[key] = _Entries(epoch, until, entries)
+        return entries
+
+    @staticmethod
+    def _statuses(root: Root, top: Segments, names: Sequence[str]) -> tuple[Entry | None, ...]:
         return tuple(
             None if found is None else entry_of((*top, name), found)
-            for name, found in zip(names, self._resident().statuses(top, names), strict=True)
+            for name, found in zip(names, root.statuses(top, names), strict=True)
         )
+
+    @cached_property
+    def watch(self) -> Watch | None:
+        """Watch over what was read from this directory; None if the kernel has none."""
+        return Watch.start()
+
+    def _cover(
+        self, root: Root, key: tuple[Segments, tuple[str, ...]], entries: Sequence[Entry | None]
+    ) -> int | None:
+        """Watch files whose status is in memory; see `Watch.cover`."""
+        now = time.monotonic()
+        is_full = len(self._entries) >= _MAX_ENTRIES and key not in self._entries
+        if self.watch is None or not root.is_reported or is_full or now < self._next_cover:
+            return None
+        self._next_cover = now + COVER_SECONDS
+        above = [root.path]
+        for segment in key[0]:
+            above.append(f"{above[-1]}/{segment}")
+        top = above[-1]
+        present = [f"{top}/{entry.segments[-1]}" for entry in entries if entry is not None]
+        return self.watch.cover(key, [top, *present], [*root.steps, *above])
 
     def _resident(self) -> Root:
         if self._root is None:

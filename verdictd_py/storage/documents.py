@@ -17,7 +17,6 @@ from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
 from verdictd_py.storage.files import NotRegular, Steps
 from verdictd_py.storage.held import HeldFiles
-from verdictd_py.storage.watch import Watch
 
 OPA: Final = "opa"
 
@@ -81,7 +80,7 @@ class DirectoryDocumentStore(PolicyFileNames):
         super().__init__(tees)
         self._directory = directory
         self._digests = digests
-        self._held: HeldFiles[Document] = HeldFiles(OPA, watch=Watch.start())
+        self._held: HeldFiles[Document] = HeldFiles(OPA, watch=directory.watch)
         self._last: dict[tuple[Name, ...], _Snapshot] = {}
 
     async def get(self, name: Name) -> Document:

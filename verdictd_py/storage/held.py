@@ -1,6 +1,6 @@
 """Cache of the files of one directory, whose status is compared at each use.
 
-The files are no secrets: policies, reference data, named sets. A change by any process, also an
+The files are not secrets: policies, reference data, named sets. A change by any process, also an
 edit by hand, is effective at the next use, because that compares status with status:
 
 * of the data directory and the way to it (`resident.Root`);
@@ -30,18 +30,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar
 
 from verdictd_py.storage.resident import Identity, NotResident, Root, status_below
-from verdictd_py.storage.watch import Watch
+from verdictd_py.storage.watch import COVER_SECONDS, FRESH_SECONDS, Watch
 
 RACY_NS: Final = 2_000_000_000
 """Least age of a status that is cached. ext3 counts seconds, others ticks of the kernel."""
-
-FRESH_SECONDS: Final = 1.0
-"""Time after which the kernel is asked whether names are in memory: what was used within it is.
-Also the longest time during which a watch replaces the comparison of status with status."""
-
-COVER_SECONDS: Final = 0.1
-"""Least pause between two calls of `Watch.cover`, so that a directory that changes all the time
-costs a comparison at each use, and not a watch as well."""
 
 MAX_FILES: Final = 64
 """Files of a cache, also missing ones."""

@@ -105,7 +105,7 @@ def cause(error: OSError) -> str:
 
 @contextmanager
 def _resolved(parent: int, name: str, check: Check) -> Iterator[tuple[int, str]]:
-    """Resolve a name step by step; yield the directory and the last name, which is no link.
+    """Resolve a name step by step; yield the directory and the last name, which is not a link.
 
     The kernel never follows a link or `..` here: each step is relative to a descriptor.
     """

@@ -75,6 +75,11 @@ class MemorySessionStore:
     async def claims(self, digest: str, *, now: datetime) -> str | None:
         return self._claims.get(digest, now)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Numbers of unanswered challenges and of tokens."""
+        return len(self._challenges), len(self._tokens)
+
     def release(self, now: datetime) -> None:
         """Release the memory of what has expired; otherwise the next guest's entry does that."""
         for texts in (self._challenges, self._tokens, self._claims):

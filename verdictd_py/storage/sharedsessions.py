@@ -172,6 +172,11 @@ class SharedSessionStore:
         found = (region.find(identity) for region in self._others)
         return next((place for place in found if place is not None), None)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Numbers of unanswered challenges and of tokens, of all workers."""
+        return self._totals(_Kind.CHALLENGE)[0], self._totals(_Kind.TOKEN)[0]
+
     def _totals(self, kind: _Kind) -> tuple[int, int]:
         totals = [region.totals(kind) for region in self._regions]
         return sum(rows for rows, _ in totals), sum(size for _, size in totals)

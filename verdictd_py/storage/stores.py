@@ -57,7 +57,7 @@ ALIASES: Final = {LEGACY_RESOURCES[name].segments: file for name, file in _FILES
 _IMAGE_POLICY: Final = frozenset(
     LEGACY_RESOURCES[name] for name in ("Policy", "Sigstore Config", "Cosign Key", "GPG Keyring")
 )
-"""Resources by which guests decide about images; their digests are no secrets."""
+"""Resources by which guests decide about images; their digests are not secrets."""
 
 
 def adoptable(key_id: KeyId, content: bytes) -> bytes:

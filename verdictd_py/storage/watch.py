@@ -6,8 +6,8 @@ returns, so that a change that a program has made is always seen by the next `ep
 
 What inotify does not report: changes through a shared mapping, changes below an overlay file
 system that are made in its layers, changes by the server of a network file system. Therefore
-callers compare the status of the files again after `held.FRESH_SECONDS`, and `resident` excludes
-network file systems.
+callers compare the status of the files again after `FRESH_SECONDS`, and `resident` excludes network
+file systems.
 """
 
 from __future__ import annotations
@@ -20,6 +20,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from threading import Lock
 from typing import Final, Self
+
+FRESH_SECONDS: Final = 1.0
+"""Longest time during which a watch replaces the comparison of status with status. Names that were
+used within it are in the kernel's memory."""
+
+COVER_SECONDS: Final = 0.1
+"""Least pause between two calls of `Watch.cover`, so that a directory that changes all the time
+costs a comparison at each use, and not a watch as well."""
 
 # Masks of inotify(7). Reading a file, or its status, is none of them.
 _CONTENT: Final = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200

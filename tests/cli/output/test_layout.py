@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verdictd_py.cli.output.layout import Column, Facts, Group, Kind, Layout, Table, Text, cells
+from verdictd_py.cli.output.layout import Column, Facts, Group, Kind, Layout, Table, Text
 from verdictd_py.cli.output.terminal import Style
+from verdictd_py.cli.output.text import cells
 
 UUID = "84688df7-2c0c-40fa-956b-29d8e74d16c0"
 KEYS = Table(
@@ -65,6 +66,7 @@ def test_values_are_continued_on_the_next_line_and_identifiers_are_not() -> None
     table = Table(("id", Column("value", Kind.VALUE)), [(digest, digest)])
     lines = text(table, 60)
     assert lines[0] == digest
+    assert lines[1].startswith("  value  ab")
     assert "".join(line.split()[-1] for line in lines[1:]) == digest
     assert max(map(len, lines[1:])) <= 60
 

@@ -12,6 +12,7 @@ from verdictd_py.cli.management import storedviews
 from verdictd_py.cli.output import errors
 from verdictd_py.cli.output.layout import Column, Table
 from verdictd_py.cli.output.result import CommandOutput, Form
+from verdictd_py.errors import ConfigError
 
 CONTENT = b"package policy # \x1b[2J\xff\n"
 LIST = CommandOutput(
@@ -36,12 +37,27 @@ def test_content_is_written_byte_for_byte(capfdbinary: pytest.CaptureFixture[byt
         assert capfdbinary.readouterr().out == CONTENT
 
 
-def test_control_characters_are_escaped_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_control_characters_are_escaped_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    storedviews.content("x", CONTENT).print(Form.TABLE)
+    storedviews.content("x", b"package\tpolicy # \x1b[2J" + end).print(Form.TABLE)
     terminal.seek(0)
-    assert terminal.read() == "package policy # \\x1b[2J\ufffd\n"
+    assert terminal.read() == "package policy # \\x1b[2J\n"
+
+
+@pytest.mark.parametrize("content", [b"a\0b", b"\xff"])
+def test_binary_content_is_not_written_to_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(ConfigError, match="> FILE"):
+        storedviews.content("x", content).print(Form.TABLE)
+    terminal.seek(0)
+    assert terminal.read() == ""
 
 
 def test_each_form_of_a_list(capsys: pytest.CaptureFixture[str]) -> None:

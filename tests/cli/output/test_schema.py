@@ -27,6 +27,10 @@ def test_every_command_but_schema_declares_kinds_of_the_schema() -> None:
 
 def test_the_schema_is_a_valid_schema() -> None:
     jsonschema_rs.meta.validate(schema.schema())
+    for kind in schema.KINDS:
+        jsonschema_rs.meta.validate(schema.schema_of(kind))
+        jsonschema_rs.validator_for(schema.schema_of(kind))  # no definition is missing
+    assert set(schema.schema_of("guest")["$defs"]) == {"guest", "Guest", "Reason"}
 
 
 def test_numbers_of_64_bits_are_numbers_and_missing_times_null() -> None:

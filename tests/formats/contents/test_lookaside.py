@@ -57,7 +57,7 @@ def test_what_guests_read(text: str) -> None:
         ("default-docker:\n  sigstore: /var/lib\n", "is not a URL of the scheme file"),
         (f"docker:\n  index.docker.io/a:\n    {ENTRY}\n", "guests replace index.docker.io"),
         (f"docker:\n  *.example.com:\n    {ENTRY}\n", "must be in quotes"),
-        (f"default-docker:\n  {ENTRY}\n    more: y\n", "a value that is no mapping"),
+        (f"default-docker:\n  {ENTRY}\n    more: y\n", "a value that is not a mapping"),
         (f"default-docker:\n  {ENTRY}\n---\na: b\n", "another document"),
         (f"default-docker:\n  {ENTRY}\ndefault-docker:\n  {ENTRY}\n", "for the second time"),
         ("default-docker:\n  sigstore:file:///x\n", "is not a member"),

@@ -12,7 +12,7 @@ from tests.support.examples import examples
 from verdictd_py.domain.names import KeyId
 from verdictd_py.errors import RequestError
 from verdictd_py.protocols.eaa.answers import FailureForm
-from verdictd_py.protocols.eaa.conversation import Conversation, Received
+from verdictd_py.protocols.eaa.conversation import MAX_KNOWN_BYTES, Conversation, Received
 from verdictd_py.protocols.eaa.messages import Echo, GetKek, Kid, Unknown, Version
 
 VERSION = b'{"command":"version"}'
@@ -77,3 +77,36 @@ def test_nothing_is_read_after_bytes_without_a_command(bad: bytes) -> None:
 def test_nothing_is_read_after_echo() -> None:
     (only,) = received(b'{"command":"echo","data":"x"}' + VERSION, KEK)
     assert (only.request, only.closes) == (Echo("x"), True)
+
+
+def test_a_request_that_was_read_before_is_not_read_again() -> None:
+    ((first,), (second,)) = received(KEK), received(KEK)
+    assert first.request is second.request
+    request = KEK.replace(b"one", b'one","' + b"k" * (MAX_KNOWN_BYTES - len(KEK)))
+    (long,), (again,) = received(request), received(request)
+    assert long == again
+    assert long.request is not again.request
+
+
+@pytest.mark.parametrize("rest", [KEK, KEK[:5], b" ", b"}"])
+def test_a_known_request_that_others_follow_before_it_is_taken(rest: bytes) -> None:
+    conversation = Conversation()
+    conversation.receive(KEK)
+    conversation.receive(rest)
+    assert conversation.pending
+    first, second = conversation.next_request(), conversation.next_request()
+    assert first is not None
+    assert first.command == "Get KEK"
+    if rest == KEK:
+        assert second == first
+    elif rest == b"}":
+        assert second is not None
+        assert second.closes
+    else:
+        assert second is None
+        assert conversation.pending == (rest == KEK[:5])
+
+
+def test_a_malformed_request_has_an_error_of_its_own() -> None:
+    bad = b'{"command":"Get KEK","kids":1}'
+    assert received(bad)[0].request is not received(bad)[0].request

@@ -31,7 +31,7 @@ class Completion:
 
     Attributes:
         files: `file`, `directory`, or empty.
-        prefix: beginning of the word that is no part of the name of a file: `--tls-ca=`.
+        prefix: beginning of the word that is not a part of the name of a file: `--tls-ca=`.
     """
 
     candidates: tuple[Candidate, ...] = ()

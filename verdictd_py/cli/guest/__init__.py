@@ -9,12 +9,16 @@ from collections.abc import Sequence
 
 from verdictd_py.cli.guest import agent, ratstls, rcar
 from verdictd_py.cli.guest.options import build_parser, check, complete
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, complain
-from verdictd_py.guest.connection import BrokerRefused
+from verdictd_py.cli.guest.servers import is_no_kbs, no_kbs, wrong_server
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, EXIT_UNREACHABLE, complain
+from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable, HandshakeFailed
 
 
 def run(argv: Sequence[str]) -> int:
-    """Write the requested secret to standard output and return 0, or 1 if the broker refuses.
+    """Write the requested secret to standard output, and return the exit status.
+
+    Returns:
+        0 done, 1 the broker refused, 3 no broker was reached.
 
     Raises:
         ConfigError: the command line or the simulated platform cannot be used.
@@ -31,7 +35,13 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_OK
     try:
         secret = asyncio.run(protocol.fetch(options))
+    except (BrokerUnreachable, HandshakeFailed) as error:
+        complain("verdictd-py guest", wrong_server(options) or str(error))
+        return EXIT_UNREACHABLE
     except BrokerRefused as error:
+        if is_no_kbs(error):
+            complain("verdictd-py guest", no_kbs(options, error))
+            return EXIT_UNREACHABLE
         complain("verdictd-py guest", str(error))
         return EXIT_REFUSED
     content = secret.reveal()

@@ -10,6 +10,7 @@ from typing import Final
 
 from verdictd_py.cli.parsing import Parser
 from verdictd_py.config import GUEST_PREFIX
+from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.rcar.keys import TeeKeyKind
 from verdictd_py.guest.rcar.messages import Version
@@ -106,7 +107,10 @@ def complete(options: Namespace) -> None:
     known = {GUEST_PREFIX + name.upper(): name for name in _IN_ENVIRONMENT}
     for variable in sorted(os.environ):
         if variable.startswith(GUEST_PREFIX) and variable not in known:
-            raise ConfigError(f"{variable} in the environment is not an option; correct it")
+            raise ConfigError(
+                f"{variable} in the environment is not an option; correct it"
+                f"{did_you_mean(variable, known)}"
+            )
     for variable, name in known.items():
         if name == "ca" and options.protocol != "rcar":
             continue  # the other protocol refuses this option

@@ -20,7 +20,7 @@ from verdictd_py.guest.attesters import (
     guest_context,
     simulated_platform,
 )
-from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable, GuestConnection
 from verdictd_py.protocols.ratstls.issue import Form
 
 Operation = Callable[[GuestConnection], Awaitable[SecretBytes]]
@@ -31,13 +31,16 @@ async def fetch(options: Namespace) -> SecretBytes:
 
     Raises:
         BrokerRefused: the broker does not release the secret.
+        BrokerUnreachable, HandshakeFailed: no broker answers in time.
         ConfigError: the command line or the simulated platform cannot be used.
     """
     operation = _operation(options)
     connect = connector(options)
     try:
-        async with connect() as connection, asyncio.timeout(options.timeout):
+        async with asyncio.timeout(options.timeout), connect() as connection:
             return await operation(connection)
+    except TimeoutError as error:
+        raise BrokerUnreachable("the broker did not answer in time; raise --timeout") from error
     except KeyError:
         raise BrokerRefused("the answer does not contain the requested secret") from None
 

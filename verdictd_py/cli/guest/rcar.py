@@ -76,7 +76,7 @@ async def fetch(options: Namespace) -> SecretBytes:
         async with asyncio.timeout(options.timeout), requester.session() as session:
             return await operation(session)
     except TimeoutError as error:
-        raise BrokerUnreachable("the KBS did not answer in time") from error
+        raise BrokerUnreachable("the KBS did not answer in time; raise --timeout") from error
     except DecryptionFailed as error:
         raise BrokerRefused(str(error)) from error
 

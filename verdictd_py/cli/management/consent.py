@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import sys
 from argparse import Namespace
+from typing import Final
 
 from verdictd_py.cli.management.names import Named
+from verdictd_py.cli.output import terminal
 from verdictd_py.cli.output.layout import Text
 from verdictd_py.cli.output.result import CommandOutput
+from verdictd_py.cli.output.text import wrapped
 from verdictd_py.cli.parsing import printable
 from verdictd_py.errors import ConfigError
+
+_ANSWER: Final = 4
+"""Columns of an answer behind the question."""
 
 
 async def confirmed(question: str) -> bool:
     """Ask a question on the terminal; only `y` and `yes` consent."""
-    print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    width = terminal.columns(sys.stderr)
+    lines = wrapped(f"{printable(question)} [y/N]", None if width is None else width - _ANSWER)
+    print("\n".join(lines), end=" ", file=sys.stderr, flush=True)
     # Reading at once would block the event loop, so that Ctrl-C would have no effect.
     loop, answered = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sys.stdin, answered.set)

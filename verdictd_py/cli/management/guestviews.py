@@ -16,6 +16,8 @@ _UNNAMED: Final = "policy"
 
 _VERDICTS: Final = {1: "refused", 2: "refused, not verified", 3: "accepted"}
 
+_OK: Final = "ok"
+
 Guest = Any
 """A message of the package `verdictd.v1`; messages are made at run time."""
 
@@ -26,17 +28,16 @@ _GUESTS: Final = (
     Column("times", Kind.NUMBER, optional=True),
     Column("peer", wide=True),
     Column("TCB", wide=True),
-    Column("code: rules that refused", Kind.SENTENCE),
+    Column("result", Kind.SENTENCE),
 )
 _CONNECTED: Final = (
     "id",
     "connected",
-    "standing",
     Column("tee", optional=True),
     Column("peer", optional=True),
-    Column("code", wide=True),
     Column("appraised", wide=True),
     Column("explained by", wide=True),
+    Column("standing", Kind.SENTENCE),
 )
 
 
@@ -72,12 +73,11 @@ def connected(listed: Sequence[Guest], total: int) -> CommandOutput:
         (
             guest.id,
             guest.connected_at,
-            guest.standing,
             guest.tee,
             guest.peer,
-            guest.code,
             guest.appraised_at,
             guest.appraisal,
+            guest.standing if guest.code == _OK else f"{guest.standing}: {guest.code}",
         )
         for guest in listed
     ]

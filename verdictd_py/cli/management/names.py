@@ -16,8 +16,8 @@ from verdictd_py._generated import clientapi_pb2 as upstream
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed
 from verdictd_py.cli.output import terminal
-from verdictd_py.cli.output.layout import wrapped
 from verdictd_py.cli.output.result import write
+from verdictd_py.cli.output.text import wrapped
 from verdictd_py.cli.parsing import printable
 from verdictd_py.domain.prefixes import MAX_CANDIDATES, only_match
 from verdictd_py.errors import RequestError

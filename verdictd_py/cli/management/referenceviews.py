@@ -112,8 +112,31 @@ def reference(answer: Any, *, stored: bool) -> CommandOutput:  # noqa: ANN401  #
         remarks.append(f"UNREAD: the policy in force does not read {', '.join(answer.unread)}")
     text = (decides or answer.content).rstrip() + "\n"
     return CommandOutput(
-        "reference", members, raw=text.encode(), remarks=tuple(remarks), names=(answer.name,)
+        "reference",
+        members,
+        _values(members["values"]),
+        raw=text.encode(),
+        remarks=tuple(remarks),
+        names=(answer.name,),
     )
+
+
+def _values(values: object) -> Block | None:
+    """Return a table of reference values for a terminal; None if they are no object."""
+    if not isinstance(values, dict):
+        return None
+    rows = [(name, "\n".join(map(_shown, _listed(value)))) for name, value in values.items()]
+    return Table(("field", Column("values", Kind.VALUE)), rows)
+
+
+def _listed(value: object) -> list[object]:
+    if isinstance(value, list):
+        return value or ["(none)"]
+    return [value]
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _json(text: str) -> object:

@@ -225,7 +225,22 @@ def schema() -> Schema:
 
 def schema_of(kind: str) -> Schema:
     """Return the JSON Schema of one kind of document."""
-    return {**schema(), "title": kind, "oneOf": [_ref(kind)]}
+    everything = schema()
+    names = _referenced(everything["$defs"], kind)
+    definitions = {name: everything["$defs"][name] for name in sorted(names)}
+    return {**everything, "title": kind, "oneOf": [_ref(kind)], "$defs": definitions}
+
+
+def _referenced(definitions: dict[str, Schema], name: str) -> set[str]:
+    """Return the names of all definitions on which one depends, with its own."""
+    names, pending = set[str](), [name]
+    while pending:
+        current = pending.pop()
+        if current not in names:
+            names.add(current)
+            text = json.dumps(definitions[current])
+            pending += [other for other in definitions if f'"#/$defs/{other}"' in text]
+    return names
 
 
 def _definitions() -> dict[str, Schema]:

@@ -129,7 +129,7 @@ class _Changes:
 
 
 def _items(output: CommandOutput) -> dict[str, object]:
-    """Return the objects by name; an output that is no list is one object without a name."""
+    """Return the objects by name; an output that is not a list is one object without a name."""
     if isinstance(output.data, Mapping) and "items" not in output.data:
         return {"": dict(output.data)}
     found: Any = output.document()["items"]

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from verdictd_py.cli.output.layout import Block, Layout, wrapped
+from verdictd_py.cli.output.layout import Block, Layout
 from verdictd_py.cli.output.terminal import Style
+from verdictd_py.cli.output.text import wrapped
 from verdictd_py.cli.parsing import printable
 
 _INDENT: Final = "  "
@@ -34,14 +35,14 @@ class Difference:
     def __init__(
         self, name: str, labels: tuple[str, str], value: str, expected: Sequence[str]
     ) -> None:
-        self._name = printable(name)
+        self.name = printable(name)
         self._labels = labels
         self._value = printable(value)
         self._expected = [printable(text) for text in expected]
 
     def lines(self, layout: Layout) -> Iterable[str]:
         width, style = layout.width, layout.style
-        yield style.bold(self._name)
+        yield style.bold(self.name)
         size = max(map(len, self._labels))
         prefix = len(_INDENT) * 2 + size
         room = None if width is None else max(width - prefix, _MIN_ROOM)

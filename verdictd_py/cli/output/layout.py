@@ -1,19 +1,19 @@
 """Blocks of text, laid out for a width: tables, facts, sentences.
 
 Identifiers are never broken: a user copies them. A table that does not fit leaves out its optional
-columns, then wraps the columns with sentences, then writes each row as a record of several lines.
-Without a width, each row is one line, for grep and awk.
+columns, the last one first, then wraps the columns with sentences, then writes each row as a record
+of several lines. Without a width, each row is one line, for grep and awk.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Protocol
 
 from verdictd_py.cli.output.terminal import Style
+from verdictd_py.cli.output.text import cells, wrapped
 from verdictd_py.cli.parsing import printable
 
 _GAP: Final = "  "
@@ -53,7 +53,7 @@ class Kind(Enum):
     SENTENCE = auto()
     """Wrapped between words."""
     VALUE = auto()
-    """Wrapped between words; a word that is longer than the line is continued on the next one."""
+    """Wrapped between words; in a record, a word that is too long is continued on the next line."""
     NUMBER = auto()
     """Aligned to the right, never broken."""
 
@@ -76,6 +76,8 @@ class Column:
 class Text:
     """Sentences, wrapped between words; a line feed begins a new line.
 
+    A word that is longer than the line, such as a measurement, is continued on the next one.
+
     Control characters are escaped: the text may come from a guest.
     """
 
@@ -84,7 +86,7 @@ class Text:
 
     def lines(self, layout: Layout) -> Iterable[str]:
         for line in self._text.split("\n"):
-            yield from wrapped(line, layout.width)
+            yield from wrapped(line, layout.width, fold=True)
 
 
 class Facts:
@@ -131,8 +133,9 @@ class Table:
         width, style = layout.width, layout.style
         chosen = [n for n, column in enumerate(self._columns) if layout.wide or not column.wide]
         sizes = [self._size(index) for index in chosen]
-        if width is not None and _total(sizes) > width:
-            chosen = [n for n in chosen if not self._columns[n].optional]
+        optional = [n for n in chosen if self._columns[n].optional]
+        while width is not None and _total(sizes) > width and optional:
+            chosen.remove(optional.pop())
             sizes = [self._size(index) for index in chosen]
         if width is not None and _total(sizes) > width:
             fitted = self._fitted(chosen, sizes, width)
@@ -173,8 +176,6 @@ class Table:
         return self._columns[index].kind in (Kind.SENTENCE, Kind.VALUE)
 
     def _least(self, index: int, size: int) -> int:
-        if self._columns[index].kind is Kind.VALUE:
-            return min(size, _MIN_SENTENCE)
         words = (word for row in self._rows for word in row[index].split())
         longest = max(map(cells, words), default=0)
         return min(size, max(longest, _MIN_SENTENCE, cells(self._columns[index].name)))
@@ -208,46 +209,15 @@ class Table:
         names = max((cells(self._columns[n].name) for n in others), default=0)
         room = max(width - names - 2 * len(_GAP), _MIN_VALUE)
         for row in self._rows:
-            yield style.bold(row[first])
+            head = self._columns[first]
+            numbered = head.kind is Kind.NUMBER
+            yield style.bold(f"{head.name} {row[first]}" if numbered else row[first])
             for index in others:
                 label = self._columns[index].name
                 for line in self._cell(index, row[index], room):
                     if line:
                         yield f"{_GAP}{label:{names}}{_GAP}{line}"
                         label = ""
-
-
-def cells(text: str) -> int:
-    """Return the number of columns that a text takes on a terminal."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
-
-
-def wrapped(line: str, width: int | None, *, fold: bool = False) -> list[str]:
-    """Return the lines of a text, broken between words.
-
-    Args:
-        fold: whether a word that is longer than a line is continued on the next line.
-    """
-    if width is None or cells(line) <= width:
-        return [line]
-    indent = line[: len(line) - len(line.lstrip())]
-    lines, current = [], indent
-    for word in line.split():
-        rest = word
-        if current.strip() and cells(current) + 1 + cells(rest) > width:
-            lines.append(current)
-            current = indent
-        while fold and cells(indent) + cells(rest) > width > len(indent):
-            lines.append(indent + rest[: width - len(indent)])
-            rest = rest[width - len(indent) :]
-        if rest:
-            current = f"{current} {rest}" if current.strip() else indent + rest
-    return [*lines, current] if current.strip() or not lines else lines
 
 
 def _total(sizes: Sequence[int]) -> int:

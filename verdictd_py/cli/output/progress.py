@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Final, TextIO
 
 from verdictd_py.cli.output import terminal
-from verdictd_py.cli.output.layout import wrapped
+from verdictd_py.cli.output.text import wrapped
 from verdictd_py.cli.parsing import printable
 
 PATIENCE_SECONDS: Final = 2.0

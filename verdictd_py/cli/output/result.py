@@ -46,7 +46,7 @@ class CommandOutput:
     Attributes:
         kind: kind of the document in the JSON Schema; empty for the schema itself.
         data: members of the document, or the items of a list.
-        text: for people; None if there is only `raw`.
+        text: for people; None if there is only `raw`. If there are both, a terminal gets the text.
         status: exit status of the program.
         raw: content that is written byte for byte unless the output is data or a terminal.
         remarks: notes about the data, a line each on standard error.
@@ -79,9 +79,9 @@ class CommandOutput:
             write(stream, as_text(self.document(), form))
         elif form is Form.NAMES and self.raw is None:
             write(stream, "".join(f"{printable(name)}\n" for name in self.names))
-        elif self.raw is not None and stream.isatty():
-            write(stream, printable(self.raw.decode(errors="replace")))
-        elif self.raw is not None:
+        elif self.raw is not None and stream.isatty() and self.text is None:
+            write(stream, printable(_text(self.raw).expandtabs(4)))
+        elif self.raw is not None and not stream.isatty():
             write(stream, self.raw)
         else:
             write(stream, "".join(f"{line}\n" for line in self.lines(form, stream)))
@@ -98,6 +98,23 @@ class CommandOutput:
         layout = Layout(terminal.columns(sys.stderr))
         for remark in self.remarks:
             write(sys.stderr, "".join(f"{line}\n" for line in Text(remark).lines(layout)))
+
+
+def _text(raw: bytes) -> str:
+    """Return a content for a terminal.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise ConfigError(
+            "the content is binary, and this is a terminal: write it to a file with > FILE"
+        )
+    return text if text.endswith("\n") or not text else text + "\n"
 
 
 def as_text(document: Mapping[str, Any], form: Form) -> str:

@@ -63,6 +63,10 @@ class OperatorShare:
         workers.ended.append(clear)
         return GuestsOfWorkers(lambda: workers.numbers, workers.call, events)
 
+    def states(self, listener: str) -> dict[str, int]:
+        """Return the numbers of connections of a listener by what they have proven."""
+        return self._census.states(listener)
+
     async def close(self) -> None:
         """Close the memory; the workers have ended."""
         self._census.close()

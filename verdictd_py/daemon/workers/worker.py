@@ -19,6 +19,7 @@ from verdictd_py.daemon.foundation import (
 )
 from verdictd_py.daemon.health import Check, Health, check_descriptors
 from verdictd_py.daemon.kbs import KbsIdentity
+from verdictd_py.daemon.measuring import ProcessMetrics
 from verdictd_py.daemon.process import (
     EXIT_FAILED,
     EXIT_STOPPED,
@@ -85,6 +86,10 @@ class GuestWorker:
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         settings, unsafe = start.settings, start.unsafe
+        tees = known_tees(settings.verifier)
+        self.metrics = ProcessMetrics.of_worker(start.descriptors, start.number, tees)
+        if self.metrics is not None:
+            log = self.metrics.events(log)
         self._changes = ForwardedChanges()
         self._share = share = WorkerShare.of(start, channel)
         self._base = base = Foundation.lay(
@@ -92,13 +97,19 @@ class GuestWorker:
             unsafe,
             Records.of(settings, unsafe, log, writer=f"-worker{start.number}"),
             Directory.open(settings.data_dir, unsafe_writable=unsafe.unsafe_writable_files),
-            tees=known_tees(settings.verifier),
+            tees=tees,
             connections=connections_of(settings, guests=True, operators=False),
             changes=self._changes,
             clock=clock,
             elsewhere=partial(messages.fetch_collateral, channel),
             judgements=share.judgements,
+            meter=None if self.metrics is None else self.metrics.meter,
         )
+        if self.metrics is not None:
+            self.metrics.watch_audit(base.audit)
+            if share.sessions is not None:
+                sessions = share.sessions
+                self.metrics.watch_sessions(lambda: sessions.counts)
         share.connect(base.cases.connected)
         self._changes.forward = partial(channel.notify, "changed")
         self._examine = asyncio.Event()
@@ -143,6 +154,7 @@ class GuestWorker:
             Work("prepare policies", self._keep_prepared),
             Work("appraise connected guests", base.cases.connected.keep_appraised),
             Work("count omitted events", base.audit.keep_counting),
+            *(() if self.metrics is None else self.metrics.background),
         ):
             self.supervisor.start(work)
         return base.audit.state[0]
@@ -226,7 +238,7 @@ async def run(connected: socket.socket) -> int:
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
         loop.add_signal_handler(number, dump_tasks, log)
-    served = _Served(start, await Channel.open(connected, log), log)
+    served = _Served(start, await Channel.open(connected, log), log, writer)
     try:
         await served.channel.wait_closed()
     finally:
@@ -244,7 +256,8 @@ class _Served:
         drained: whether the operator process has had the worker stop.
     """
 
-    def __init__(self, start: Start, channel: Channel, log: LogEvents) -> None:
+    def __init__(self, start: Start, channel: Channel, log: LogEvents, writer: LogWriter) -> None:
+        self._writer = writer
         self._start_message = start
         self._log = log
         self._worker: GuestWorker | None = None
@@ -272,6 +285,8 @@ class _Served:
         worker = GuestWorker(
             self._start_message, self.channel, self._log, on_failure=self.channel.close
         )
+        if worker.metrics is not None:
+            worker.metrics.watch_log(lambda: self._writer.queue_length)
         file = await worker.start()
         worker.supervisor.start(Work("count floods in the log", partial(count_floods, self._log)))
         self._worker = worker

@@ -153,7 +153,7 @@ class _Reader:
         value = self._scalar(rest, number)
         if is_nested:
             if below and _PLAIN_KEY.match(below[2]):
-                raise NotMappings(f"line {below[0]} is a member of a value that is no mapping")
+                raise NotMappings(f"line {below[0]} is a member of a value that is not a mapping")
             raise Unsupported(f"the value of line {number} goes on in the next line")
         return value
 

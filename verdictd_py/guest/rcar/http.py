@@ -12,7 +12,7 @@ from typing import Final
 import httpx
 
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
+from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable, HandshakeFailed
 from verdictd_py.guest.rcar.errors import AnswerInvalid
 from verdictd_py.guest.rcar.messages import JsonObject
 
@@ -20,6 +20,9 @@ PREFIX: Final = "/kbs/v0"
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """16 MiB, several times the base64 of the largest resources stored in a KBS."""
+
+_WRONG_NAME: Final = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_WRONG_TIME: Final = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ async def exchange(
 
     Raises:
         BrokerUnreachable: no complete answer.
-        BrokerRefused: the KBS's certificate is not trusted.
+        HandshakeFailed: the KBS's certificate is not trusted, or it has no TLS.
         AnswerInvalid: the answer is larger than `MAX_ANSWER_BYTES`.
     """
     headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -163,7 +166,16 @@ def _unconnected(error: httpx.ConnectError, where: httpx.URL) -> BrokerRefused:
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return BrokerRefused(f"the certificate of {where} is not trusted here: name its CA")
+        return HandshakeFailed(f"the certificate of {where} {_certificate_problem(cause)}")
     if cause is not None:
-        return BrokerRefused(f"{where} does not use TLS, or no version that this guest supports")
+        return HandshakeFailed(f"{where} does not use TLS, or no version that this guest supports")
     return BrokerUnreachable(f"cannot connect to {where}: is it running?")
+
+
+def _certificate_problem(error: ssl.SSLCertVerificationError) -> str:
+    """Return why a certificate is not accepted, with the remedy."""
+    if error.verify_code in _WRONG_NAME:
+        return "has another name than this host: use a name of the certificate in the URL"
+    if error.verify_code in _WRONG_TIME:
+        return f"is not valid now ({error.verify_message}): renew it, or correct this guest's clock"
+    return f"is not trusted here ({error.verify_message}): name its CA"

@@ -39,7 +39,7 @@ from verdictd_py.protocols.rcar import messages
 JSON: Final = "application/json"
 
 INTERNAL: Final = 500
-"""Status of errors of the broker's own. A guest gets `TRY_AGAIN` instead, which is no verdict."""
+"""Status of the broker's own errors. A guest gets `TRY_AGAIN` instead, which is never a verdict."""
 
 TRY_AGAIN: Final = 503
 
@@ -164,21 +164,21 @@ REFUSALS: Final = (
         PolicyUnavailable,
         503,
         "AttestationError",
-        "The guest cannot be judged now: a policy or its data is missing, unreadable or broken.",
+        "The guest cannot be appraised now: a policy or its data is missing, unreadable or broken.",
         "`verdict-py status` names the document and the problem; guests try again by themselves.",
     ),
     Refusal(
         AuditUnavailable,
         503,
         "AttestationError",
-        "The guest cannot be judged now: the audit trail cannot be written.",
+        "The guest cannot be appraised now: the audit trail cannot be written.",
         "Check disk space and rights of the directory `audit`; guests try again by themselves.",
     ),
     Refusal(
         InternalError,
         503,
         "AttestationError",
-        "The guest cannot be judged now: an internal error, such as too many open files.",
+        "The guest cannot be appraised now: an internal error, such as too many open files.",
         "See the log events `guest.not-judged` and `warning.bug`; guests try again by themselves.",
     ),
     Refusal(

@@ -6,15 +6,17 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
+from verdictd_py.domain import correlation
 from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
 from verdictd_py.errors import Overloaded
 from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
@@ -31,6 +33,7 @@ from verdictd_py.listeners.proxies import Origin, Proxies
 from verdictd_py.listeners.shares import Share, Shares
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
+from verdictd_py.stages import Meter, Stage, begin, measured
 
 _MAX_HEADER_BYTES: Final = 72 * 1024
 """Maximum size of one header: a token has up to 32 KiB, and proxies add to it."""
@@ -57,10 +60,40 @@ HTTPS_TO_HTTP: Final = (
 )
 HTTP_TO_HTTPS: Final = "the client sent plain HTTP to the HTTPS port; have it use https://"
 
+CONNECTION_ID: Final = "X-Connection-Id"
+"""Header of each answer: the id of the connection in log and audit trail, with which the ids of
+appraisals and incidents begin. Clients ignore it."""
+
 _SILENT: Final = logging.getLogger("verdictd_py.http")
 """Logger for the library that discards everything: the library would log what clients sent."""
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
+
+
+_STARTS_EAGERLY: Final = sys.version_info >= (3, 12)
+"""Whether the library starts the task of a request without a round of the event loop."""
+
+
+class _Loop:
+    """The event loop as the library sees it, where a request has no task of its own.
+
+    A task takes two rounds of the loop. It would separate the context variables of the requests of
+    a connection, so a handler must set those that it reads.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.call_at = loop.call_at  # for each request; `__getattr__` takes ten times as long
+        self.create_future = loop.create_future
+        self.time = loop.time
+
+    @staticmethod
+    def create_task(request: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """Return the coroutine of a request, which the library awaits at once."""
+        return request
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # of any type
+        return getattr(self._loop, name)
 
 
 class Connection(web.RequestHandler):
@@ -153,6 +186,8 @@ class Connection(web.RequestHandler):
         self._gate = GatedTransport(self._tcp)
         self._tls = transport.get_extra_info("sslcontext") is not None
         super().connection_made(cast("asyncio.Transport", self._gate))
+        if not _STARTS_EAGERLY:  # from now on, the library makes tasks for requests only
+            self._loop = cast("asyncio.AbstractEventLoop", _Loop(self._loop))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
@@ -266,11 +301,13 @@ class Connection(web.RequestHandler):
             self._record(f"{request.method} unknown", resp.status, str(resp.reason))
             resp = answers.refused(resp.status, str(resp.reason), resp.headers.get("Allow"))
         resp.headers["Server"] = "verdictd-py"
+        resp.headers[CONNECTION_ID] = correlation.current().id
         if self._draining and not self.awaited:
             resp.force_close()
         try:
             sending = super().finish_response(request, resp, start_time)
-            return await within(self._limits.request, sending)
+            with measured(Stage.ANSWER):
+                return await within(self._limits.request, sending)
         except TimeoutError:
             self.abort()
             return resp, True
@@ -345,6 +382,7 @@ class Acceptor:
         tls: returns the TLS settings for a connection; None for plain HTTP.
         proxies: proxies that send the address of their client.
         census: counters of all workers, None if there is one process.
+        meter: measures connections; None if nothing is measured.
         name: name of the background work that accepts.
 
     Attributes:
@@ -360,8 +398,10 @@ class Acceptor:
         tls: Callable[[], ssl.SSLContext] | None,
         census: ListenerCensus | None = None,
         name: str = "kbs_http.accept",
+        meter: Meter | None = None,
     ) -> None:
         self._name = name
+        self._meter = meter
         self._parts = _Parts(events, limits, proxies)
         self._tls = tls
         self._listening: socket.socket | None = None
@@ -412,6 +452,7 @@ class Acceptor:
 
     def _take(self, server: web.Server, accepted: socket.socket, name: object) -> None:
         peer = self._parts.proxies.peer(name)
+        begin("kbs_http", self._meter)
 
         def close() -> None:
             task.cancel()
@@ -420,7 +461,9 @@ class Acceptor:
             share = self.shares.enter(peer.source, close)
         except Overloaded as error:
             accepted.close()
-            self._parts.events.record(ConnectionRefused(peer=peer.text, reason=str(error)))
+            self._parts.events.record(
+                ConnectionRefused(peer=peer.text, reason=str(error), limit=error.limit)
+            )
             return
         task = asyncio.create_task(self._serve(server, accepted, peer, share))
         self._tasks[task] = None
@@ -443,7 +486,7 @@ class Acceptor:
             opening.close()
             if share.evicted:
                 self._parts.events.record(
-                    ConnectionRefused(peer=opening.client, reason=share.evicted)
+                    ConnectionRefused(peer=opening.client, reason=share.evicted, limit=share.limit)
                 )
             share.leave()
 
@@ -471,7 +514,8 @@ class Acceptor:
                 )
                 opening.share.move(opening.origin.source)
                 tls = None if self._tls is None else self._tls()
-                await connect(opening.accepted, create, tls, seconds=seconds)
+                with nullcontext() if tls is None else measured(Stage.HANDSHAKE):
+                    await connect(opening.accepted, create, tls, seconds=seconds)
         except (ProxyHeaderInvalid, Overloaded) as error:
             events.record(ConnectionFailed(peer=opening.origin.text, reason=str(error)))
         except ssl.SSLError as error:

@@ -44,9 +44,11 @@ from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.listeners.reread import Reloadable, Reread
+from verdictd_py.listeners.shares import Shares
 from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.rcar.admins import AdminKeys
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
+from verdictd_py.stages import Meter
 
 HEALTH: Final = "/healthz"
 LIVE: Final = "/livez"
@@ -78,12 +80,15 @@ class KbsListener:
         clock: returns the time for the validity of certificates.
         passed: listening socket of the service manager, used instead of the address.
         census: counters of all workers, None if there is one process.
+        meter: measures connections; None if nothing is measured.
 
     Attributes:
         guests: the routes of guests.
         parts: returns whether each part of the broker is usable, for `/readyz`. It is set after
             construction, because the listener is one of the parts.
         app: the library's object with all routes.
+        session_counts: returns the numbers of stored challenges and tokens, for the metrics; set
+            after construction, None if they are not in memory.
     """
 
     def __init__(  # noqa: PLR0913  # its parts, all by keyword
@@ -102,6 +107,7 @@ class KbsListener:
         clock: Callable[[], datetime],
         passed: socket.socket | None = None,
         census: ListenerCensus | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.name = "kbs_http"
         self.address = address
@@ -109,6 +115,7 @@ class KbsListener:
         self._admins = admins
         self._on_stopped = on_stopped
         self.parts: Callable[[], Mapping[str, bool]] = dict
+        self.session_counts: Callable[[], tuple[int, int]] | None = None
         self._tls = tls
         self._certificate = None if tls is None else CertificateWatch(tls, clock, events)
         self._events = events
@@ -140,6 +147,7 @@ class KbsListener:
             proxies=proxies,
             tls=None if tls is None else partial(self._context, tls),
             census=census,
+            meter=meter,
         )
 
     def _add(self, router: web.UrlDispatcher, path: str, handlers: Mapping[str, Handler]) -> None:
@@ -163,6 +171,16 @@ class KbsListener:
     def files(self) -> tuple[Reloadable, ...]:
         """Files of the operator that can be read again."""
         return (self._admins,) if self._certificate is None else (self._admins, self._certificate)
+
+    @property
+    def certificate_end(self) -> datetime | None:
+        """When the certificate expires; None without TLS, or if that is unknown."""
+        return None if self._tls is None else self._tls.end
+
+    @property
+    def shares(self) -> Shares:
+        """The connections by source."""
+        return self._acceptor.shares
 
     @property
     def self_signed(self) -> bytes:
@@ -280,7 +298,15 @@ class KbsListener:
     def _refused(self, request: web.Request, error: web.HTTPException, doing: str) -> web.Response:
         """Answer what the library refuses: unknown paths and methods, bodies that are too large."""
         reason = str(error.reason)
-        self._record(request, doing, code="request", status=error.status, reason=reason)
+        self._events.record(
+            RequestFailed(
+                peer=address(request),
+                doing=doing,
+                code="request",
+                status=str(error.status),
+                reason=reason,
+            )
+        )
         return answers.refused(error.status, reason)
 
     def _failed(self, request: web.Request, error: VerdictdError, doing: str) -> web.Response:
@@ -293,7 +319,18 @@ class KbsListener:
         event = RequestUnattested if missing else RequestFailed
         status, reason = self._status(request, refusal.status), str(error)
         if request.method != "POST" or not isinstance(error, _JUDGED):
-            self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
+            limit = Overloaded.limit_of(error)
+            more = {} if limit is None else {"limit": limit}
+            self._events.record(
+                event(
+                    peer=address(request),
+                    doing=doing,
+                    code=error.code,
+                    status=str(status),
+                    reason=reason,
+                    **more,
+                )
+            )
         if isinstance(error, NotAppraised):  # its message is for the operator only
             reason = error.text_for_guest
         refused_admin = is_refused_admin(request, error)
@@ -310,26 +347,6 @@ class KbsListener:
         method = "GET" if request.method == "HEAD" else request.method
         is_guests = (method, _route(request)) in self._guest_routes
         return answers.TRY_AGAIN if is_guests and status == answers.INTERNAL else status
-
-    def _record(
-        self,
-        request: web.Request,
-        doing: str,
-        *,
-        code: str,
-        status: int,
-        reason: str,
-        event: type[RequestFailed | RequestUnattested] = RequestFailed,
-    ) -> None:
-        self._events.record(
-            event(
-                peer=address(request),
-                doing=doing,
-                code=code,
-                status=str(status),
-                reason=reason,
-            )
-        )
 
 
 def _route(request: web.Request) -> str:

@@ -109,6 +109,13 @@ class KbsTls:
         """The key of the self-signed certificate and the certificate, PEM: a secret; or empty."""
         return b"" if self._own is None else self._own.secret + self.self_signed
 
+    @property
+    def end(self) -> datetime | None:
+        """When the certificate expires; None if its form is unknown."""
+        if self._own is not None:
+            return self._own.issued_at + _LIFETIME
+        return None if self.certificate is None else self.certificate.not_after
+
     def renew(self) -> bool:
         """Renew a self-signed certificate that expires soon, or that is not valid yet.
 

@@ -55,7 +55,7 @@ def shorten_arrays(data: bytes) -> bytes:
     """Return JSON in which large arrays of bytes are base64 text of the same bytes.
 
     The readers of byte strings accept both (`decode_byte_string`). Arrays with other elements, and
-    everything after a backslash, stay as they are; so does an array that is no value of a member.
+    everything after a backslash, stay as they are; so does an array outside of a member.
     What is not JSON does not become JSON.
     """
     if len(data) < _LARGE:
@@ -85,7 +85,7 @@ def _is_value(data: bytes, start: int) -> bool:
 
 
 def _octets(content: bytes) -> bytes | None:
-    """Return the bytes of an array without its brackets; None if its elements are no bytes."""
+    """Return the bytes of an array without its brackets; None if its elements are not bytes."""
     octets = bytearray()
     at = 0
     while True:

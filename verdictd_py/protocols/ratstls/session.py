@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from OpenSSL import SSL, crypto
 
-from verdictd_py.errors import RequestError
+from verdictd_py.errors import EvidenceFormat, RequestError
+from verdictd_py.formats import der
 
 RECORD_BYTES: Final = 16_384
 """Largest plaintext of one TLS record (RFC 8446, 5.1)."""
@@ -39,6 +40,14 @@ _OTHER_KEY: Final = (
     "the key of the peer's certificate is not accepted; use P-256, P-384, or RSA with "
     f"{_RSA_BITS[0]} to {_RSA_BITS[1]} bits and the exponent {_RSA_EXPONENT}"
 )
+_LIB: Final = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001  # see `release_buffers`
+_CONTENT: Final = SSL._ffi.new("char **")  # type: ignore[attr-defined]  # noqa: SLF001
+"""Receives the address of a buffer, which is not used."""
+
+_P256: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+"""Begin of a SubjectPublicKeyInfo of P-256 with an uncompressed point (RFC 5480, 2.1.1, 2.2)."""
+_P256_BYTES: Final = len(_P256) + 64
+
 _ACCEPTED: Final = "accepted"
 """Data of a connection whose peer has a certificate with an accepted key."""
 _ONE_CERTIFICATE: Final = "the peer sent more than one certificate; rats-tls peers send one"
@@ -128,6 +137,23 @@ def _accept_one_certificate(
 
 
 def _is_accepted_key(certificate: crypto.X509) -> bool:
+    return _has_p256_key(certificate) or _has_other_accepted_key(certificate)
+
+
+def _has_p256_key(certificate: crypto.X509) -> bool:
+    """Return whether the key is one of P-256 in the usual form, as those of nearly all guests.
+
+    OpenSSL has read the key already; only its type is in question.
+    """
+    try:
+        certificate.get_pubkey()
+        spki = der.read_certificate(_der_of(certificate)).spki
+    except (crypto.Error, EvidenceFormat):
+        return False
+    return spki.startswith(_P256) and len(spki) == _P256_BYTES
+
+
+def _has_other_accepted_key(certificate: crypto.X509) -> bool:
     try:
         public = certificate.get_pubkey().to_cryptography_key()
     except (crypto.Error, ValueError, UnsupportedAlgorithm):  # explicit curves, unknown types
@@ -200,6 +226,22 @@ class TlsSession:
             raise TlsFailed(_ONE_CERTIFICATE)
         return True
 
+    @property
+    def has_input(self) -> bool:
+        """Whether `read` may return something: bytes were received that it has not read."""
+        connection = self._connection
+        return bool(self._unread(connection._into_ssl) or connection.pending())  # noqa: SLF001
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `outgoing` returns something."""
+        return bool(self._unread(self._connection._from_ssl))  # noqa: SLF001
+
+    @staticmethod
+    def _unread(buffer: object) -> int:
+        """Return the number of bytes in a buffer in memory, see `release_buffers`."""
+        return int(_LIB.BIO_get_mem_data(buffer, _CONTENT))
+
     def release_buffers(self) -> None:
         """Release the memory of large messages, such as the handshake, before a wait.
 
@@ -209,17 +251,15 @@ class TlsSession:
         """
         if self._largest <= _SMALL_BYTES:
             return
-        lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001  # see above
         connection = self._connection
         old = connection._into_ssl, connection._from_ssl  # noqa: SLF001  # see above
-        content = ffi.new("char **")
-        if any(lib.BIO_get_mem_data(buffer, content) for buffer in old):
+        if any(map(self._unread, old)):
             return
-        new = tuple(lib.BIO_new(lib.BIO_s_mem()) for _ in old)
+        new = tuple(_LIB.BIO_new(_LIB.BIO_s_mem()) for _ in old)
         if not all(new):
             raise MemoryError
         connection._into_ssl, connection._from_ssl = new  # noqa: SLF001  # see above
-        lib.SSL_set_bio(connection._ssl, *new)  # noqa: SLF001  # it frees the old ones
+        _LIB.SSL_set_bio(connection._ssl, *new)  # noqa: SLF001  # it frees the old ones
         self._largest = 0
 
     def peer_certificate(self) -> bytes | None:
@@ -227,7 +267,7 @@ class TlsSession:
         certificate = self._connection.get_peer_certificate()
         if certificate is None:
             return None
-        return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+        return _der_of(certificate)
 
     @property
     def version(self) -> str:
@@ -266,6 +306,10 @@ class TlsSession:
         except SSL.Error:
             # The peer disconnected, or never completed its handshake.
             return
+
+
+def _der_of(certificate: crypto.X509) -> bytes:
+    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
 
 def _translated(error: SSL.Error) -> RequestError:

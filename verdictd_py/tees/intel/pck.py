@@ -75,7 +75,7 @@ class _VerifiedChain:
         """What its leaf says.
 
         Raises:
-            QuoteInvalid: the leaf is no PCK certificate.
+            QuoteInvalid: the leaf is not a PCK certificate.
         """
         leaf = self._leaf
         try:
@@ -111,7 +111,7 @@ def verify_pck_chain(pem: bytes, *, root_key: bytes, now: datetime) -> Platform:
     at `now` each time, and its revocation with the collateral (dcap-qvl).
 
     Raises:
-        QuoteInvalid: it does not lead to the root, or is no PCK certificate.
+        QuoteInvalid: it does not lead to the root, or is not a PCK certificate.
         EvidenceExpired, ClockBehind: it does, but not at `now`.
     """
     pem = pem.rstrip(b"\0")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from verdictd_py.domain.claims import TCB_BEHIND
 from verdictd_py.domain.evidence import (
@@ -24,6 +26,7 @@ from verdictd_py.errors import (
     ReasonKind,
 )
 from verdictd_py.formats.collateral import Collateral
+from verdictd_py.stages import Stage, measured
 from verdictd_py.tees.intel.behind import Behind, behind
 from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, issued_at, require_issued
@@ -59,6 +62,7 @@ class VerifiedQuote:
         behind: components that are older than the newest TCB.
         behind_days: days since a newer TCB was published, None if that is not known.
         valid_until: when the collateral expires, its grace period included.
+        collateral: digest of the collateral, see `digest_of`.
         content_refusal: why the library refuses the content of the quote whatever the policy
             says, None if it does not.
         refusal: why the quote is refused although its signatures verified, None if it is not.
@@ -71,6 +75,7 @@ class VerifiedQuote:
     behind: tuple[Behind, ...] = ()
     behind_days: int | None = None
     valid_until: datetime | None = None
+    collateral: str | None = None
 
     def evidence(
         self,
@@ -100,6 +105,7 @@ class VerifiedQuote:
             faults=self._faults(faults),
             valid_until=self.valid_until,
             platform=self.platform.digest or None,
+            collateral=self.collateral,
         )
         return verified if self.refusal is None else RefusedEvidence(self.refusal, verified)
 
@@ -127,6 +133,14 @@ def _behind_days(collateral: Collateral, tcb: TcbRating | None, now: datetime) -
         return behind_days(collateral, tcb, now)
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=64)
+def digest_of(collateral: Collateral) -> str:
+    """Return SHA-256 over the parts of collateral, each hashed first, in lower-case hex."""
+    parts = (getattr(collateral, part.name) for part in fields(collateral))
+    encoded = (part.encode() if isinstance(part, str) else part for part in parts)
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in encoded)).hexdigest()
 
 
 def _valid_until(collateral: Collateral, grace: timedelta) -> datetime | None:
@@ -228,7 +242,8 @@ class IntelEngine:
         if self._refuse_endorsements:
             endorsements = None
         request = CollateralRequest(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
-        candidates = await self._source.candidates(request, endorsements)
+        with measured(Stage.COLLATERAL):
+            candidates = await self._source.candidates(request, endorsements)
         if not candidates:
             raise CollateralUnavailable("no collateral is available for this platform")
         try:
@@ -269,6 +284,7 @@ class IntelEngine:
                 behind=() if _is_current(verified.tcb) else behind(quote, platform, current),
                 behind_days=_behind_days(current, verified.tcb, now),
                 valid_until=_valid_until(current, timedelta(0) if chosen_by_guest else self._grace),
+                collateral=digest_of(current),
             )
         raise errors[0]
 

@@ -172,6 +172,11 @@ class CollateralCache:
             )
         )
 
+    @property
+    def validity(self) -> tuple[Validity, ...]:
+        """Validity of each cached set."""
+        return tuple(cached.validity for cached in self._cached.values())
+
     def sets(self) -> tuple[tuple[CollateralRequest, Collateral], ...]:
         """Return the cached sets by platform type."""
         return tuple((request, cached.collateral) for request, cached in self._cached.items())

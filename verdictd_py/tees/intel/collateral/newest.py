@@ -147,7 +147,7 @@ class NewestCollateral:
             require_platform(collateral, request)
         require_issued(issued_at(collateral), now)
         keys = _keys(request, chosen_by_guest)
-        states = await self._states(keys)
+        states = await self._states(request, chosen_by_guest)
         changes = self._changes
         if last is not None and (last.states, last.changes) == (states, changes):
             return last.newest
@@ -224,10 +224,14 @@ class NewestCollateral:
         if known:
             self._changed()
 
-    async def _states(self, keys: Sequence[_Key]) -> tuple[Hashable, ...]:
+    async def _states(
+        self, request: CollateralRequest, chosen_by_guest: bool
+    ) -> tuple[Hashable, ...]:
+        """Return the states of the stored copies that `_keys` names."""
+        files = _files(request, chosen_by_guest)
         if self._store is None:
-            return (None,) * len(keys)
-        return tuple(await self._store.states([key.file for key in keys]))
+            return (None,) * len(files)
+        return await self._store.states(files)
 
     async def _load(self, key: _Key, state: Hashable) -> None:
         """Read a stored copy if it was replaced since the last time; use it if it is newer.
@@ -301,6 +305,11 @@ def _keys(request: CollateralRequest, chosen_by_guest: bool) -> tuple[_Key, ...]
     """Return the copies that count for a set, the root CRL first."""
     own = tuple(_Key(part, _scope(part, request)) for part in PARTS)
     return own + _of_guests(request) if chosen_by_guest else own
+
+
+@lru_cache(maxsize=_RESULTS)
+def _files(request: CollateralRequest, chosen_by_guest: bool) -> tuple[str, ...]:
+    return tuple(key.file for key in _keys(request, chosen_by_guest))
 
 
 def _recorded(request: CollateralRequest, chosen_by_guest: bool) -> tuple[_Key, ...]:

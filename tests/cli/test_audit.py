@@ -1,0 +1,174 @@
+"""`verdictd-py audit search|tail|show|export`: what is found, and that no value does harm."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Ended, run_here
+from tests.support.events import RecordedEvents
+from verdictd_py.domain.events import GuestRefused, KeyCreated, KeyDeleted, SecretReleased
+from verdictd_py.events.audit import AuditTrail
+from verdictd_py.events.traildirectory import tail_of
+
+PROGRAM = "verdictd-py audit"
+HOSTILE = '=HYPERLINK("http://x")\r\n\x1b[2J\u202e|evil=1\\'
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Path:
+    """Two files of one broker, whose records overlap in time."""
+    directory = tmp_path / "audit"
+    directory.mkdir()
+    trails = [AuditTrail(directory, RecordedEvents(), writer=writer) for writer in ("", "-worker1")]
+    for trail in trails:
+        trail.open()
+    operator, worker = trails
+    operator.record(KeyCreated(caller="uid 0", kid="default/key/1"))
+    worker.record(
+        SecretReleased(
+            peer="192.0.2.1:5", appraisal="a" * 32, tee="tdx", what="key", path="keys/default/key/1"
+        )
+    )
+    operator.record(KeyDeleted(caller=HOSTILE, kid="other"))
+    worker.record(
+        GuestRefused(
+            peer="192.0.2.1:5",
+            appraisal="b" * 32,
+            code="policy-refused",
+            tee="tdx",
+            form="test",
+            tcb_status=None,
+            evidence=None,
+            reasons=(HOSTILE, "second"),
+        )
+    )
+    for trail in trails:
+        trail.close()
+    return directory
+
+
+def run(capfdbinary: pytest.CaptureFixture[bytes], *words: str | Path) -> Ended:
+    return run_here(("audit", *map(str, words)), capfdbinary)
+
+
+def found(ended: Ended) -> list[str]:
+    return [json.loads(line)["event"] for line in ended.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("words", "events"),
+    [
+        (("--event", "key.*"), ["key.created", "key.deleted"]),
+        (("--event", "key.created", "--event", "guest.*"), ["key.created", "guest.refused"]),
+        (("--guest", "aaaa"), ["secret.released"]),
+        (("--kid", "default/key/1"), ["key.created", "secret.released"]),
+        (("--kid", "keys/default/key/1", "--event", "secret.*"), ["secret.released"]),
+        (("--result", "refused"), ["guest.refused"]),
+        (("--text", "second"), ["guest.refused"]),
+        (("--event", "key.*", "--until", "2020-01-01T00:00:00Z"), []),
+        (("--event", "key.*", "--since", "2020-01-01T00:00:00Z"), ["key.created", "key.deleted"]),
+    ],
+)
+def test_records_are_found_in_the_order_of_time(
+    audit: Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    words: tuple[str, ...],
+    events: list[str],
+) -> None:
+    ended = run(capfdbinary, "search", audit, "--json", *words)
+    assert found(ended) == events
+    assert ended.status == (0 if events else 1)
+
+
+def test_tail_prints_the_last_records(
+    audit: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    ended = run(capfdbinary, "tail", audit, "-n", "1", "--event", "key.*")
+    assert ended.stdout.count(b"\n") == 1
+    assert b'key.deleted caller="' in ended.stdout
+    assert b'kid="other"' in ended.stdout
+
+
+def test_a_record_is_displayed_by_its_digest_or_number(
+    audit: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    file = next(path for path in audit.glob("*.jsonl") if "worker" in path.name)
+    digest = tail_of(file).digest
+    by_digest = run(capfdbinary, "show", audit, "--record", digest[:12]).json
+    assert (by_digest["event"], by_digest["file"]) == ("audit.head", file.name)
+    by_number = run(capfdbinary, "show", audit, "--record", f"{file.name}:2").json
+    assert by_number["event"] == "secret.released"
+    assert run(capfdbinary, "show", audit, "--record", "0" * 64).status == 1
+    assert "too short" in run(capfdbinary, "show", audit, "--record", "ab").complaint(2, PROGRAM)
+
+
+def test_csv_has_no_formula_and_no_control_character(
+    audit: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    ended = run(capfdbinary, "export", audit, "--format", "csv")
+    text = ended.stdout.decode("ascii")
+    assert all(c.isprintable() or c in "\r\n" for c in text)
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    (deleted,) = [row for row in rows if row["event"] == "key.deleted"]
+    assert deleted["caller"].startswith("'=HYPERLINK(")
+    assert deleted["object"] == "other"
+    (refused,) = [row for row in rows if row["event"] == "guest.refused"]
+    assert refused["reasons"].startswith("'=")
+    assert (refused["guest"], refused["code"]) == ("b" * 32, "policy-refused")
+    for row in rows:
+        assert not any(str(cell).startswith(tuple("=+-@\t\r")) for cell in row.values())
+
+
+def test_cef_has_one_line_for_each_record_and_no_forged_member(
+    audit: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    lines = run(capfdbinary, "export", audit, "--format", "cef").stdout.decode("ascii").splitlines()
+    assert len(lines) == sum(len(path.read_bytes().splitlines()) for path in audit.glob("*.jsonl"))
+    assert all(line.startswith("CEF:0|verdictd-py|verdictd-py|") for line in lines)
+    (deleted,) = [line for line in lines if "|key.deleted|" in line]
+    assert "evil=1" not in deleted
+    assert "evil\\=1" in deleted
+    assert deleted.count("suser=") == 1
+
+
+def test_json_lines_are_the_stored_records_with_their_file(
+    audit: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    output = tmp_path / "export"
+    assert run(capfdbinary, "export", audit, "--output", output).status == 0
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    stored = [
+        {**json.loads(line), "file": path.name}
+        for path in audit.glob("*.jsonl")
+        for line in path.read_bytes().splitlines()
+    ]
+    assert sorted(records, key=repr) == sorted(stored, key=repr)
+    assert [r["time"] for r in records] == sorted(r["time"] for r in records)
+
+
+def test_a_line_that_is_no_record_is_displayed(
+    audit: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Whoever overwrote it must not hide it, nor what follows."""
+    file = next(iter(audit.glob("*.jsonl")))
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[1] = b"\x1b[2J{" + lines[1]
+    file.write_bytes(b"".join(lines))
+    ended = run(capfdbinary, "search", audit, "--event", "unreadable")
+    assert ended.stdout.count(b"\n") == 1
+    assert b"\x1b" not in ended.stdout
+
+
+def test_a_directory_without_a_trail_is_reported(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for action in ("verify", "search", "tail", "export"):
+        ended = run(capfdbinary, action, tmp_path)
+        assert "has no audit files" in ended.complaint(2, PROGRAM)
+    ended = run(capfdbinary, "verify", tmp_path / "none")
+    assert "cannot read" in ended.complaint(2, PROGRAM)

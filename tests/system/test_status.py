@@ -1,0 +1,266 @@
+"""The status listener: metrics against a scripted run, liveness, readiness, hostile clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import KEY, KID, RunningBroker
+from tests.support.kbs import PATH, SECRET, url_of
+from tests.support.metrics import get, scrape, settled
+from tests.support.rcar_guests import connected, tdx_guest
+from tests.system.test_workers import happening, pids, records
+from verdictd_py.guest.connection import BrokerRefused
+from verdictd_py.listeners import status
+from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
+
+pytestmark = pytest.mark.broker(kbs=True, status="127.0.0.1:0")
+
+WORKERS = [
+    pytest.param(1, marks=pytest.mark.broker(kbs=True, status="127.0.0.1:0", workers=1), id="1"),
+    pytest.param(2, marks=pytest.mark.broker(kbs=True, status="127.0.0.1:0", workers=2), id="2"),
+]
+
+
+def url(broker: RunningBroker) -> str:
+    return f"http://{broker.daemon.listener('kbs_http').address}"
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+async def test_the_values_are_those_of_a_scripted_run(broker: RunningBroker, workers: int) -> None:
+    """Six attested guests, of which two are refused, two HTTP guests, and their requests."""
+    stranger = SimulatedPlatform.create(now=broker.now, options=PlatformOptions())
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            guest = await stack.enter_async_context(broker.guest())
+            assert (await guest.keks([KID]))[KID].reveal() == KEY
+        for _ in range(2):
+            refused = await stack.enter_async_context(
+                broker.guest(type(broker.attester())(stranger))
+            )
+            with pytest.raises(BrokerRefused):
+                await refused.keks([KID])
+        for _ in range(2):
+            async with connected(url(broker), tdx_guest(broker.platform)) as session:
+                assert (await session.resource(PATH)).reveal() == SECRET
+        await settled(broker, "verdictd_connections", 4, listener="listen", state="attested")
+        found = await settled(broker, "verdictd_releases_total", 6)
+    appraisals = "verdictd_appraisals_total"
+    assert found.value(appraisals, listener="listen", result="accepted", tee="tdx") == 4
+    assert found.value(appraisals, listener="listen", result="refused") == 2
+    assert found.value(appraisals, listener="listen", code="quote-invalid") == 2
+    assert found.value(appraisals, listener="kbs_http", result="accepted", code="ok") == 2
+    assert found.value(appraisals) == 8
+    assert found.value("verdictd_releases_total", kind="kek", result="released") == 4
+    assert found.value("verdictd_releases_total", kind="resource", result="released") == 2
+    assert found.value("verdictd_challenges_total") == 2
+    assert found.value("verdictd_attested_sessions_total") == 2
+    assert found.value("verdictd_accepted_connections_total", listener="listen") == 6
+    requests = "verdictd_guest_requests_total"
+    assert found.value(requests, operation="Get KEK", result="answered") == 4
+    assert found.value(requests, operation="attest", result="answered") == 2
+    assert found.value(requests, operation="resource", result="answered") == 2
+    assert found.value(requests, operation="resource", result="unattested") == 2
+    assert found.value(requests, operation="other") == 0
+    seconds = "verdictd_stage_seconds_count"
+    assert found.value(seconds, stage="handshake", listener="listen") == 6
+    assert found.value(seconds, stage="verification") == 8
+    assert found.value(seconds, stage="collateral") == 6
+    assert found.value(seconds, stage="policy", listener="listen") == 8
+    assert found.value(seconds, stage="answer", listener="listen") == 4
+    for stage in ("evidence", "audit", "answer"):
+        assert found.value(seconds, stage=stage, listener="kbs_http") > 0
+    assert found.value("verdictd_stage_seconds_sum", stage="verification") > 0
+    assert found.value("verdictd_events_total", event="guest.accepted") == 6
+    written = sum(map(len, records(broker.data).values()))
+    assert found.value("verdictd_audit_records_total") == written > 14
+    size = sum(path.stat().st_size for path in (broker.data / "audit").glob("*.jsonl"))
+    assert found.value("verdictd_audit_written_bytes_total") == size
+    assert found.value("verdictd_workers", state="running") == (workers if workers > 1 else 0)
+    assert found.value("verdictd_ready") == 1
+    assert found.value("verdictd_build_info") == 1
+    assert found.value("verdictd_collateral_sets") == 1
+    assert found.value("verdictd_collateral_expiry_timestamp_seconds") > broker.now.timestamp()
+    assert found.value("verdictd_document_revision", document="tdxPolicy.rego") > 0
+
+
+@pytest.mark.broker(kbs=True, status="127.0.0.1:0", workers=2)
+async def test_counters_survive_the_kill_of_a_worker(broker: RunningBroker) -> None:
+    for _ in range(6):
+        async with broker.guest() as guest:
+            assert (await guest.keks([KID]))[KID].reveal() == KEY
+    name = "verdictd_appraisals_total"
+    before = await settled(broker, name, 6)
+    killed = pids(broker)
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
+    await happening(lambda: len(broker.events.named("warning.worker")) == 2)
+    found = await scrape(broker)
+    for sample, series in before.samples.items():
+        if sample.endswith(("_total", "_count", "_sum", "_bucket")):
+            for labels, value in series.items():
+                assert found.samples[sample][labels] >= value, (sample, labels)
+    assert found.value("verdictd_connections", listener="listen") == 0
+    assert found.value("verdictd_queue_length", process="worker") == 0
+
+
+@pytest.mark.broker(kbs=True, status="127.0.0.1:0", workers=2)
+async def test_a_broker_without_workers_says_so(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await get(broker, "/readyz")).status_code == 200
+    for pid in pids(broker).values():
+        os.kill(pid, signal.SIGKILL)
+    answer = await get(broker, "/readyz")
+    while answer.status_code == 200:
+        answer = await get(broker, "/readyz")
+    found = answer.json()
+    assert answer.status_code == 503
+    assert found["ready"] is False
+    assert found["parts"]["workers"] == {
+        "ready": False,
+        "reason": "no guest worker runs; warning.worker has the cause",
+    }
+
+
+async def test_readiness_names_the_cause(broker: RunningBroker) -> None:
+    ready = await get(broker, "/readyz")
+    assert (ready.status_code, ready.json()["ready"]) == (200, True)
+    assert all(part == {"ready": True} for part in ready.json()["parts"].values())
+    (broker.data / "opa" / "tdxPolicy.rego").write_text("this is no Rego")
+    broker.daemon._parts.readiness.request()
+    answer = await get(broker, "/readyz")
+    while answer.status_code == 200:
+        answer = await get(broker, "/readyz")
+    part = answer.json()["parts"]["policies"]
+    assert part["ready"] is False
+    assert "tdxPolicy.rego" in part["reason"]
+    assert (await scrape(broker)).value("verdictd_part_ready", part="policies") == 0
+    assert (await scrape(broker)).value("verdictd_ready") == 0
+
+
+async def test_liveness_is_that_of_the_event_loop(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = await get(broker, "/livez")
+    assert (live.status_code, live.json()) == (200, {"live": True})
+    monkeypatch.setattr("verdictd_py.daemon.measuring.LIVE_SECONDS", 0.0)
+    hanging = await get(broker, "/livez")
+    assert hanging.status_code == 503
+    assert "the event loop has not run" in hanging.json()["reason"]
+
+
+async def test_no_page_names_a_secret_or_a_peer(broker: RunningBroker) -> None:
+    async with broker.guest() as guest:
+        assert (await guest.keks([KID]))[KID].reveal() == KEY
+    pages = [
+        (await get(broker, path, accept="application/openmetrics-text")).text
+        for path in ("/metrics", "/readyz", "/livez")
+    ]
+    for page in pages:
+        assert KID not in page
+        assert KEY.decode().strip() not in page
+        assert "127.0.0.1" not in page
+    accepted = broker.events.named("guest.accepted")[-1]
+    assert f'# {{appraisal="{accepted["appraisal"]}"}} 1.0' in pages[0]
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (b"GET /metrics HTTP/1.1\r\n\r\n", 200),
+        (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", 200),
+        (b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody", 405),
+        (b"GET /../etc/passwd HTTP/1.1\r\n\r\n", 404),
+        (b"GET /metrics\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nAccept: \xff\xff;version=x,,;;\r\n\r\n", 200),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 431),
+        (b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;version=9\r\n\r\n", 200),
+    ],
+)
+async def test_every_request_has_one_answer(
+    broker: RunningBroker, request_: bytes, expected: int
+) -> None:
+    address = broker.daemon.listener("status").address
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(request_)
+    answer = await reader.read()
+    writer.close()
+    line, _, rest = answer.partition(b"\r\n")
+    assert line.startswith(f"HTTP/1.1 {expected} ".encode())
+    assert b"Connection: close\r\n" in rest
+    if request_.startswith(b"HEAD"):
+        assert rest.endswith(b"\r\n\r\n")
+
+
+async def test_silent_clients_lock_nobody_out(broker: RunningBroker) -> None:
+    address = broker.daemon.listener("status").address
+    silent = [
+        socket.create_connection((address.host, address.port))
+        for _ in range(status.MAX_CONNECTIONS + 10)
+    ]
+    try:
+        assert (await get(broker, "/livez")).status_code == 200
+    finally:
+        for each in silent:
+            each.close()
+
+
+async def test_one_id_from_the_connection_to_the_guest(broker: RunningBroker) -> None:
+    """Log, audit trail, refusal and exemplar of one connection have one id."""
+    stranger = SimulatedPlatform.create(now=broker.now)
+    async with connected(url_of(broker), tdx_guest(stranger)) as session:
+        with pytest.raises(Exception, match="quote-invalid") as refused:
+            await session.resource(PATH)
+    event = next(e for e in broker.events.events if e.spec.name == "guest.refused")
+    connection, appraisal = event.correlation.id, str(event.rendered()["appraisal"])
+    assert len(connection) == 16
+    assert appraisal.startswith(connection)
+    assert appraisal in str(refused.value)
+    requests = [e for e in broker.events.events if e.spec.name == "request.answered"]
+    assert {e.correlation.id for e in requests} == {connection}
+    await broker.daemon.stop()
+    trail = "".join(path.read_text() for path in (broker.data / "audit").iterdir())
+    assert f'"connection":"{connection}"' in trail
+
+
+async def test_connections_have_different_ids(broker: RunningBroker) -> None:
+    ids = []
+    for _ in range(3):
+        async with broker.guest() as guest:
+            assert (await guest.keks([KID]))[KID].reveal() == KEY
+        ids.append(broker.events.events[-1].correlation.id)
+    assert len(set(ids)) == 3
+    assert "" not in ids
+
+
+async def test_an_http_answer_names_its_connection(broker: RunningBroker) -> None:
+    import httpx  # noqa: PLC0415
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(url_of(broker) + "/kbs/v0/resource/a/b/c")
+    event = broker.events.events[-1]
+    assert event.spec.name == "request.unattested"
+    assert answer.headers["X-Connection-Id"] == event.correlation.id
+
+
+async def test_the_reference_lists_what_the_page_has(broker: RunningBroker) -> None:
+    types = set(re.findall(r"^# TYPE (\w+) ", (await get(broker, "/metrics")).text, re.M))
+    reference = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
+    assert types == set(re.findall(r"^\| `(\w+)`", reference, re.M))
+
+
+@pytest.mark.broker(status="127.0.0.1:0", collateral=None, collateral_url=(), unsafe={})
+async def test_no_collateral_is_no_expiry(broker: RunningBroker) -> None:
+    found = await scrape(broker)
+    assert "verdictd_collateral_expiry_timestamp_seconds" not in found.samples
+    assert found.value("verdictd_collateral_sets") == 0
