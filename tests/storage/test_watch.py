@@ -17,6 +17,7 @@ import pytest
 from tests.support.stores import document_store
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import NotFound
+from verdictd_py.storage import directory as storage_directory
 from verdictd_py.storage import held, resident
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import OPA, DirectoryDocumentStore
@@ -24,6 +25,7 @@ from verdictd_py.storage.held import HeldFiles
 from verdictd_py.storage.watch import COVER_SECONDS, FRESH_SECONDS, Watch
 
 POLICY = Name.parse("tdxPolicy.rego")
+LONG_SECONDS = 3600
 LATER_NS = 60 * 1_000_000_000
 
 
@@ -39,7 +41,7 @@ async def watched(
     directory: Directory, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> DirectoryDocumentStore:
     """A store whose documents are watched, and never compared again because of their age."""
-    monkeypatch.setattr(held, "FRESH_SECONDS", 3600)
+    monkeypatch.setattr(held, "FRESH_SECONDS", LONG_SECONDS)
     documents = document_store(directory)
     documents._held = HeldFiles(OPA, lambda: time.time_ns() + LATER_NS, watch=watch)
     for _ in range(3):
@@ -230,7 +232,7 @@ async def test_a_change_while_the_watch_begins_is_noticed(
 async def test_a_directory_that_changes_all_the_time_is_not_watched_again_at_each_use(
     watched: DirectoryDocumentStore, data: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, covered = [time.monotonic()], []
+    now, covered = [time.monotonic()], []  # window: the clock stops here
     cover = Watch.cover
     monkeypatch.setattr("time.monotonic", lambda: now[0])
 
@@ -265,8 +267,9 @@ NEWEST = ("intel-newest-root-crl.json", "intel-newest-pck-crl-platform.json")
 
 
 @pytest.fixture
-def entries(directory: Directory) -> Directory:
+def entries(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> Directory:
     """A directory with the status of two files below `collateral/`, of which one is missing."""
+    monkeypatch.setattr(storage_directory, "FRESH_SECONDS", LONG_SECONDS)
     directory.replace(("collateral", NEWEST[0]), b"{}")
     with suppress(NotFound):
         for name in NEWEST:
@@ -304,7 +307,7 @@ def test_entries_are_compared_again_after_a_second(
     entries: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = entries.entries_resident(("collateral",), NEWEST)
-    now = time.monotonic() + FRESH_SECONDS
+    now = time.monotonic() + LONG_SECONDS  # window: the clock stops here
     monkeypatch.setattr("time.monotonic", lambda: now)
     again = entries.entries_resident(("collateral",), NEWEST)
     assert again == known
