@@ -67,7 +67,7 @@ def test_a_shorter_value_differs_where_it_ends() -> None:
         ("OutOfDate", "UpToDate", ["  measured  OutOfDate", "  expected  UpToDate"]),
         ("", "false", ["  measured  nothing", "  expected  false"]),
         ("3", "at least 4", ["  measured  3", "  expected  at least 4"]),
-        ("\x1b[2J", "x", ["  measured  \\x1b[2J", "  expected  x"]),
+        ("\x1b\nx", "x", ["  measured  \\x1b\\nx", "  expected  x"]),
         ("abababab", "", ["  measured  abababab"]),
     ],
 )

@@ -125,7 +125,7 @@ def _values(values: object) -> Block | None:
     """Return a table of reference values for a terminal; None if they are no object."""
     if not isinstance(values, dict):
         return None
-    rows = [(name, "\n".join(map(_shown, _listed(value)))) for name, value in values.items()]
+    rows = [(name, [_shown(item) for item in _listed(value)]) for name, value in values.items()]
     return Table(("field", Column("values", Kind.VALUE)), rows)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from verdictd_py.cli.output.layout import Block, Layout
 from verdictd_py.cli.output.terminal import Style
 from verdictd_py.cli.output.text import wrapped
-from verdictd_py.cli.parsing import printable
+from verdictd_py.cli.parsing import one_line
 
 _INDENT: Final = "  "
 _DIGITS: Final = re.compile(r"[0-9A-Fa-f]{8,}")
@@ -35,10 +35,10 @@ class Difference:
     def __init__(
         self, name: str, labels: tuple[str, str], value: str, expected: Sequence[str]
     ) -> None:
-        self.name = printable(name)
+        self.name = one_line(name)
         self._labels = labels
-        self._value = printable(value)
-        self._expected = [printable(text) for text in expected]
+        self._value = one_line(value)
+        self._expected = [one_line(text) for text in expected]
 
     def lines(self, layout: Layout) -> Iterable[str]:
         width, style = layout.width, layout.style
