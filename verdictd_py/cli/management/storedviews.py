@@ -207,6 +207,7 @@ def status(answer: Any) -> CommandOutput:  # noqa: ANN401  # as above
         ("client API", answer.client_api),
         ("key provider", answer.keyprovider_api or "on the client API"),
         ("HTTP guests", answer.kbs_http or "not served"),
+        ("web console", answer.console or "not served"),
         ("data directory", answer.data_dir),
         ("verifiers", ", ".join(answer.verifiers)),
         ("attester", answer.attester),
