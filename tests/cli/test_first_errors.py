@@ -74,7 +74,7 @@ MISTAKES = {
     "port of the attestation listener": Mistake(
         "verdict-py -c {listen} status",
         3,
-        ("is a broker's attestation listener (--listen)", "the address of the broker's --client"),
+        ("is a broker's attestation listener (--listen), not a client API; give -c the address",),
         "not a client API",
     ),
     "port of the HTTP listener": Mistake(
@@ -158,7 +158,7 @@ MISTAKES = {
     "collateral missing": Mistake(
         f"verdictd-py {FREE} --data-dir {{base}}/new --collateral {{base}}/none.json",
         2,
-        ("collateral {base}/none.json cannot be read: No such file", "name a file or a dir"),
+        ("{base}/none.json cannot be read: No such file or directory", "name a file or a dir"),
         "cannot be read: No such file or directory",
     ),
     "collateral service down": Mistake(
