@@ -129,6 +129,7 @@ def commands() -> Iterator[str]:
         if action.option_strings and action.option_strings[-1] not in OPTIONS:
             names, value = "`, `".join(action.option_strings), str(action.metavar or "-")
             yield _row(f"`{names}`", value, str(action.help))
+    yield from _more_options()
     yield "\n## Options of upstream's `verdict`\n\n| option | values | what it does |\n"
     yield "| --- | --- | --- |\n"
     for name, option in OPTIONS.items():
@@ -140,6 +141,27 @@ def commands() -> Iterator[str]:
         "| 1 | the broker refused, or a tested policy does not allow |\n"
         "| 2 | the command line is wrong, or a file that it names |\n| 3 | no broker reached |\n"
     )
+
+
+def _more_options() -> Iterator[str]:
+    """Yield a table of the options that several commands have and that are not their arguments."""
+    common = {name for action in build_parser()._actions for name in action.option_strings}  # noqa: SLF001
+    arguments = {command.words: command.arguments for command in COMMANDS}
+    used: dict[str, list[str]] = {}
+    actions: dict[str, Action] = {}
+    for words, parser in commandlines.parsers():
+        command = words.removeprefix("verdict-py ")
+        for action in commandlines.options(parser) if command in arguments else ():
+            names = action.option_strings
+            if set(names) - common - arguments[command].keys():
+                used.setdefault(names[-1], []).append(f"`{command}`")
+                actions[names[-1]] = action
+    yield "\n## Further options of some commands\n\n"
+    yield "| option | value | meaning | commands |\n| --- | --- | --- | --- |\n"
+    for name, commands_with_it in used.items():
+        action = actions[name]
+        names = "`, `".join(action.option_strings)
+        yield _row(f"`{names}`", _value(action), _meaning(action), ", ".join(commands_with_it))
 
 
 def exit_statuses() -> Iterator[str]:
