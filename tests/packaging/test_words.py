@@ -33,7 +33,7 @@ INSTEAD: Final = {
     r"\b(?:goes|go|runs|run) back\b": "'decreases', 'is rolled back', 'returns'",
     r"\bstrangers?\b": "'unauthenticated client', 'unattested peer'",
     r"\bheard\b": "'received'",
-    r"(?<!not )(?<!not-)(?<!`)\bjudge[sd]?\b(?![:`]| =)": "'appraise' ('not judged' is for the wire)",
+    r"(?<!not )(?<!not-)(?<!`)\bjudge[sd]?\b(?![:`]| =)": "'appraise' (the wire: 'not judged')",
 }
 """Pattern of a phrase -> what to write."""
 
