@@ -23,8 +23,8 @@ NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 ERRORS = {"storage.fault", "warning.audit", "warning.bug", "warning.task"}
 DEBUG = {"connection.probed"}
 WARNINGS = {
-    "audit.continued", "audit.not-kept", "change.failed", "guest.not-judged", "guest.refused",
-    "console.refused",
+    "audit.continued", "audit.not-delivered", "audit.not-kept", "change.failed",
+    "console.refused", "guest.not-judged", "guest.refused",
     "log.dropped", "release.refused", "request.failed",
     "unsafe.option", "warning.collateral", "warning.content",
     "warning.document",
@@ -37,7 +37,7 @@ WARNINGS = {
 LIMITED = {"guest.refused", "guest.not-judged", "release.refused", "collateral.used"}
 AUDITED = {
     "console.link-created", "console.signed-in",
-    "audit.began", "audit.head", "audit.named", "audit.pruned",
+    "audit.began", "audit.head", "audit.not-delivered", "audit.named", "audit.pruned",
     "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
     "daemon.stopped", "documents.used", "file.changed", "guest.accepted", "guest.disconnected",
     "image-key.unwrapped",

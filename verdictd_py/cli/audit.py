@@ -85,13 +85,7 @@ def build_parser() -> Parser:
     tail.add_argument("-f", "--follow", action="store_true", help="print new records as they come")
     search = _action(actions, "search", "print the records that meet all conditions", _search)
     search.add_argument("--json", action="store_true", help="as JSON lines")
-    show = _action(actions, "show", "print one record with all fields", _show)
-    show.add_argument(
-        "--record",
-        metavar="DIGEST",
-        required=True,
-        help="the beginning of its digest, or FILE:NUMBER",
-    )
+    _action(actions, "show", "print one record with all fields", _show, with_record=True)
     export = _action(actions, "export", "write records for other programs", _export)
     export.add_argument("--format", choices=sorted(FORMATS), default="jsonl")
     export.add_argument("--output", metavar="FILE", type=Path, help="(standard output)")
@@ -106,9 +100,15 @@ def _action(
     name: str,
     text: str,
     run: Callable[[argparse.Namespace], int],
+    *,
+    with_record: bool = False,
 ) -> Parser:
     prog = f"{PROGRAM} {name}"
     action = actions.add_parser(name, prog=prog, description=text, epilog=_EPILOG, help=text)
+    if with_record:
+        action.add_argument(
+            "record", metavar="DIGEST", help="the beginning of its digest, or FILE:NUMBER"
+        )
     action.add_argument(
         "paths",
         metavar="DIR|FILE",

@@ -115,6 +115,12 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
         "H",
         "age at which an audit file is followed by another (no limit)",
     ),
+    (
+        ("--audit-sink",),
+        "SINK[,SINK]",
+        "also send audit records to journald, syslog:/dev/log, syslog+tls://HOST ... (none)",
+    ),
+    (("--audit-reserve-bytes",), "N", "disk space reserved for audit records (16 MiB)"),
     (("--audit-keep-days",), "DAYS", "remove audit files after so long, with a proof (never)"),
     (("--audit-keep-bytes",), "N", "remove the oldest audit files beyond this size (no limit)"),
     (("--status",), "ADDR", "HTTP listener of /metrics, /livez and /readyz (not given)"),

@@ -707,6 +707,14 @@ class AuditNotKept(Event):
     wraps: Wraps | None = None
 
 
+@event("audit.not-delivered", level=Level.WARNING, audit=Audit.YES)
+class AuditNotDelivered(Event):
+    """A sink of the audit trail was too slow, or could not be reached. The trail is complete."""
+
+    sink: Annotated[str, FieldInfo("Name of the sink, as in `--audit-sink`.", characters=512)]
+    records: Annotated[int, FieldInfo("Number of records that were not delivered.")]
+
+
 @event("change.failed", level=Level.WARNING, audit=Audit.YES)
 class ChangeFailed(Event):
     """A change that the record of this caller announced failed."""
