@@ -212,9 +212,15 @@ def command_lines() -> Iterator[str]:
         "[configuration](configuration.md). The others need no daemon.\nExit status 0 done, 1 "
         "refused, 2 wrong command line, unless the command says otherwise.\n"
     )
+    listed: dict[str, set[str]] = {}
     for words, parser in commandlines.parsers():
         if not words.startswith("verdictd-py "):
             continue
+        above = words.rpartition(" ")[0]
+        own = [*commandlines.options(parser)]
+        listed[words] = {name for action in own for name in action.option_strings}
+        inherited = listed.get(above, set()) & listed[words]
+        own = [action for action in own if not inherited & set(action.option_strings)]
         depth = "#" * min(len(words.split()), 3)
         yield f"\n{depth} {words}\n"
         if parser.description:
@@ -223,13 +229,15 @@ def command_lines() -> Iterator[str]:
             *((_value(action), "-", action) for action in commandlines.arguments(parser)),
             *(
                 (f"`{'`, `'.join(action.option_strings)}`", _value(action), action)
-                for action in commandlines.options(parser)
+                for action in own
             ),
         ]
         if rows:
             yield "\n| option | value | meaning |\n| --- | --- | --- |\n"
         for names, value, action in rows:
             yield _row(names, value, _meaning(action))
+        if inherited:
+            yield f"\nThe options of `{above}` count behind it, too.\n"
         if parser.epilog:
             yield f"\n```text\n{parser.epilog}\n```\n"
 
