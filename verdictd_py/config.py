@@ -170,6 +170,7 @@ class Settings(BaseModel):
     audit_reserve_bytes: Annotated[int, Field(ge=0, le=2**40)] = 16 * 1024 * 1024
     audit_keep_bytes: Annotated[int, Field(ge=4096)] | None = None
     log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
     workers: int | Literal["auto"] = 1
 

@@ -29,6 +29,7 @@ from tests.events.trails import (
 )
 from tests.support.broker import RunningBroker
 from tests.support.command import environment
+from tests.support.documents import follows
 from tests.support.events import RecordedEvents
 from verdictd_py.cli import audit as command
 from verdictd_py.domain.events import AuditBegan, AuditContinued, AuditHead
@@ -327,7 +328,9 @@ def test_the_command_verifies_a_directory(
     assert command.run(["verify", str(audit), "--expect-head", "0" * 64]) == 1
     capsys.readouterr()
     assert command.run(["verify", str(audit), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["changed"] is False
+    verification = json.loads(capsys.readouterr().out)
+    follows(verification, "audit-verification")
+    assert verification["changed"] is False
     files[1].unlink()
     assert command.run(["verify", str(audit)]) == 1
     assert f"{files[1].name} is missing" in capsys.readouterr().err

@@ -53,12 +53,12 @@ def crash_once(directory: Path, records: int = 3, **more: Any) -> Path:
 
 def crash(trail: AuditTrail) -> Path:
     """Release the lock as the kernel does when it kills a process; return the file."""
-    file = trail._file
+    file = trail._files.current
     assert file is not None
     asyncio.run(trail.examine())  # the thread has noted what it has written
     asyncio.run(trail.examine())
     fcntl.flock(file._state._descriptor, fcntl.LOCK_UN)
-    return trail._making.directory / Path(file.path).name
+    return trail._files.making.directory / Path(file.path).name
 
 
 def check(directory: Path, **more: Any) -> Findings:

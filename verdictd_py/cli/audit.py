@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from verdictd_py.cli.output.limits import add_timeout
+from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, moment, printable
 from verdictd_py.config import DEFAULT_DATA_DIR
 from verdictd_py.errors import ConfigError
@@ -89,6 +91,7 @@ def build_parser() -> Parser:
     export.add_argument("--output", metavar="FILE", type=Path, help="(standard output)")
     for action in (tail, search, export):
         _add_filter(action)
+    add_timeout(parser)
     return parser
 
 
@@ -165,7 +168,7 @@ def _verify(options: argparse.Namespace) -> int:
     complete = not options.paths or any(path.is_dir() for path in options.paths)
     findings = verified(scans, complete=complete, keys=keys, expected=expected)
     if options.json:
-        print(json.dumps(_report(scans, findings), indent=2))
+        CommandOutput("audit-verification", _report(scans, findings)).print(Form.JSON)
     else:
         _print_findings(scans, findings, keyed=bool(keys))
     return EXIT_REFUSED if findings.problems else EXIT_OK

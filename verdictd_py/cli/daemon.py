@@ -125,6 +125,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--audit-keep-bytes",), "N", "remove the oldest audit files beyond this size (no limit)"),
     (("--status",), "ADDR", "HTTP listener of /metrics, /livez and /readyz (not given)"),
     (("--log-format",), "NAME", "text or json (text)"),
+    (("--log-level",), "NAME", "least urgent level of the log: debug, info, warning, error (info)"),
     (
         ("--workers",),
         "N",
@@ -190,7 +191,8 @@ def build_parser() -> Parser:
         f"commands (each has its own --help):\n{commands}\n\n"
         "Every option above the unsafe ones is also a key of the file given by --config\n"
         '(listen = "0.0.0.0:20002") and an environment variable (VERDICTD_LISTEN).\n'
-        "The command line overrides the environment, which overrides the file.",
+        "The command line overrides the environment, which overrides the file.\n\n"
+        "exit status: 0 stopped by SIGTERM, 1 a failure ended it, 2 it could not start",
     )
     parser.add_argument("-V", "--version", action="version", version=f"verdictd-py {__version__}")
     unsafe = parser.add_argument_group("unsafe, on the command line only")
