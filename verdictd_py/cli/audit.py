@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from verdictd_py.cli.output import progress
 from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, moment, printable
@@ -51,8 +50,7 @@ def run(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
     action: Callable[[argparse.Namespace], int] = options.run
     try:
-        with progress.until_output("reading audit records"):
-            return action(options)
+        return action(options)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
