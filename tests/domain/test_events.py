@@ -24,8 +24,7 @@ ERRORS = {"storage.fault", "warning.audit", "warning.bug", "warning.task"}
 DEBUG = {"connection.probed"}
 WARNINGS = {
     "audit.continued", "audit.not-delivered", "audit.not-kept", "change.failed",
-    "guest.not-judged", "guest.refused",
-    "console.refused",
+    "console.refused", "guest.not-judged", "guest.refused",
     "log.dropped", "release.refused", "request.failed",
     "unsafe.option", "warning.collateral", "warning.content",
     "warning.document",

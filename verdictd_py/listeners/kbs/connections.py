@@ -391,6 +391,7 @@ class Acceptor:
         name: name of the background work that accepts.
 
     Attributes:
+        meter: as above; it may be set before the start.
         shares: the connections by source.
     """
 
@@ -406,7 +407,7 @@ class Acceptor:
         meter: Meter | None = None,
     ) -> None:
         self._name = name
-        self._meter = meter
+        self.meter = meter
         self._parts = _Parts(events, limits, proxies)
         self._tls = tls
         self._listening: socket.socket | None = None
@@ -457,7 +458,7 @@ class Acceptor:
 
     def _take(self, server: web.Server, accepted: socket.socket, name: object) -> None:
         peer = self._parts.proxies.peer(name)
-        begin("kbs_http", self._meter)
+        begin(self._name.removesuffix(".accept"), self.meter)
 
         def close() -> None:
             task.cancel()
