@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,13 +32,14 @@ from tests.support.command import environment
 from tests.support.documents import follows
 from tests.support.events import RecordedEvents
 from verdictd_py.cli import audit as command
-from verdictd_py.domain.events import AuditBegan, AuditContinued, AuditHead
+from verdictd_py.domain.events import AuditBegan, AuditContinued, AuditHead, KeyCreated
 from verdictd_py.errors import ConfigError
 from verdictd_py.events import trailfile
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.chain import FIRST, sealed
 from verdictd_py.events.heads import HeadSigner, HeadVerifier
+from verdictd_py.events.log import LogEvents
 from verdictd_py.events.traildirectory import tail_of
 
 
@@ -334,6 +335,48 @@ def test_the_command_verifies_a_directory(
     files[1].unlink()
     assert command.run(["verify", str(audit)]) == 1
     assert f"{files[1].name} is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("harm", ["none", "cut", "remove", "rewrite"])
+def test_the_heads_of_a_log_are_all_compared(
+    audit: Path, tmp_path: Path, log_format: Literal["text", "json"], harm: str
+) -> None:
+    """Also those of a worker that was not the last to write."""
+    lines: list[str] = []
+    trails = [
+        AuditTrail(audit, LogEvents(lines.append, log_format, worker=number), writer=writer)
+        for number, writer in ((None, ""), (1, "-worker1"))
+    ]
+    for trail in trails:
+        trail.open()
+        for number in range(3):
+            trail.record(created(number))
+    trails[0].record(KeyCreated(caller='x 2026-01-01T00:00:00Z INFO audit.head file="a"', kid="k"))
+    for trail in trails:
+        trail.close()
+    log = tmp_path / "log"
+    log.write_text("".join(f"Nov 28 host broker[1]: {line}" for line in lines))
+    run_once(audit)
+    for state in audit.glob(".*"):
+        state.unlink()
+    (worker,) = audit.glob("*-worker1.jsonl")
+    match harm:
+        case "cut":
+            cut(worker, 2)  # the last head, and what it states
+        case "remove":
+            worker.unlink()
+        case "rewrite":
+            rewrite(worker, forge)
+    words = ["verify", str(worker if worker.exists() else audit), "--log", str(log)]
+    assert command.run(words) == (0 if harm == "none" else 1)
+
+
+def test_a_log_without_heads_proves_nothing(audit: Path, tmp_path: Path) -> None:
+    run_once(audit)
+    (tmp_path / "log").write_text("2026-01-01T00:00:00Z INFO daemon.stopping\n")
+    with pytest.raises(ConfigError, match=r"has no lines audit\.head"):
+        command.run(["verify", str(audit), "--log", str(tmp_path / "log")])
 
 
 def test_a_file_that_was_compressed_and_moved_still_counts(audit: Path) -> None:
