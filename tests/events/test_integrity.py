@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,7 @@ from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.chain import FIRST, sealed
 from verdictd_py.events.heads import HeadSigner, HeadVerifier
 from verdictd_py.events.log import LogEvents
+from verdictd_py.events.retention import Rotation
 from verdictd_py.events.traildirectory import tail_of
 
 
@@ -446,6 +448,32 @@ def test_statements_that_cannot_be_read_are_a_problem(audit: Path) -> None:
 
         rewrite(file, damage)
         assert any("line 1" in text or "statement" in text for text in check(audit).problems)
+
+
+def test_a_trail_that_is_written_meanwhile_verifies(audit: Path) -> None:
+    """By two processes whose files state each other, and rotate."""
+    trails = [opened(audit, writer=writer, rotation=Rotation(size=8192)) for writer in ("", "-w")]
+    ended = threading.Event()
+
+    def write(trail: AuditTrail) -> None:
+        number = 0
+        while not ended.is_set():
+            trail.record(created(number))
+            number += 1
+
+    threads = [threading.Thread(target=write, args=(trail,)) for trail in trails]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            assert check(audit).problems == ()
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+        for trail in trails:
+            trail.close()
+    assert check(audit).problems == ()
 
 
 async def test_the_health_reports_that_the_file_was_removed(broker: RunningBroker) -> None:

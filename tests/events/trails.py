@@ -16,7 +16,7 @@ from verdictd_py.domain.events import KeyCreated
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.chain import FIRST, sealed
 from verdictd_py.events.heads import HeadSigner, HeadVerifier
-from verdictd_py.events.scan import files_of, scan
+from verdictd_py.events.scan import files_of, scan_all
 from verdictd_py.events.verification import Findings, verified
 
 SIGNER = HeadSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -64,7 +64,7 @@ def crash(trail: AuditTrail) -> Path:
 def check(directory: Path, **more: Any) -> Findings:
     """Verify a directory."""
     expected = more.get("expected", ())
-    scans = [scan(path, expected) for path in files_of(directory)]
+    scans = scan_all(files_of(directory), expected)
     return verified(scans, complete=True, **more)
 
 

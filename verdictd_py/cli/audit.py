@@ -28,7 +28,7 @@ from verdictd_py.events.reading import (
     merged,
     read_line,
 )
-from verdictd_py.events.scan import Scan, files_of, scan
+from verdictd_py.events.scan import Scan, files_of, scan_all
 from verdictd_py.events.verification import Findings, verified
 
 PROGRAM: Final = "verdictd-py audit"
@@ -173,7 +173,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 def _verify(options: argparse.Namespace) -> int:
     keys = [HeadVerifier.of(text) for text in options.key]
     expected = tuple(digest.lower() for digest in options.expect_head)
-    scans = [scan(path, expected) for path in _files(options.paths)]
+    scans = scan_all(_files(options.paths), expected)
     complete = not options.paths or any(path.is_dir() for path in options.paths)
     logged = [head for path in options.log for head in _heads(path)]
     findings = verified(scans, complete=complete, keys=keys, expected=expected, logged=logged)
