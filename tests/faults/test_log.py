@@ -305,6 +305,7 @@ class TestFloods:
         assert {kind.spec.name for kind in CATALOGUE if kind.spec.by_peers} == {
             "connection.closed",
             "connection.failed",
+            "connection.probed",
             "connection.refused",
             "connection.timeout",
             "console.refused",

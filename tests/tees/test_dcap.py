@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from tests.support.vectors import vector
 from tests.tees.support import NOW, REPORT_DATA, good_collateral, good_quote, platform
 from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid, Reason, ReasonKind
 from verdictd_py.simulator import Flaw, TdMeasurements
+from verdictd_py.tees.intel import dcap
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json
 from verdictd_py.tees.intel.dcap import (
     CollateralRejected,
@@ -25,6 +27,14 @@ from verdictd_py.tees.intel.dcap import (
     translate,
 )
 from verdictd_py.tees.intel.tcb import TcbRating
+
+
+@pytest.fixture(autouse=True)
+def _without_cached_verifiers() -> Iterator[None]:
+    """Tests replace the library's verifier."""
+    dcap._verifier.cache_clear()
+    yield
+    dcap._verifier.cache_clear()
 
 
 def _judge(quote: bytes, **changes: Any) -> QuoteRating | ContentRefusal:

@@ -375,7 +375,7 @@ class ConnectedGuests:
             until = valid_until_of(appraisal)
             result = Result(basis, began, appraisal.at, appraisal.id, valid_until=until)
             peer = AppraisedPeer.of(appraisal, address=connection.address)
-        if evidence is not None:
+        if evidence is not None and evidence.endorsements is not None:
             sent = evidence.endorsements
             evidence = replace(evidence, endorsements=self._endorsements.shared(sent))
         guest = ConnectedGuest(self, connection, evidence, result, peer)

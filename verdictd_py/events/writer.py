@@ -1,16 +1,20 @@
 """Writer of the log in a thread, so that a stalled reader stalls nothing else.
 
-To wake this thread costs more than to make a line. It therefore waits for `GATHER_SECONDS` after
-the first line, and writes the lines of that time together. A process that is killed loses the lines
-of that time; the audit trail has its own file and loses nothing.
+To wake this thread costs more than to make a line. The first line therefore sets a timer of the
+kernel (timerfd_create(2)), which wakes it after `GATHER_SECONDS` to write the lines of that time
+together. A process that is killed loses the lines of that time; the audit trail has its own file
+and loses nothing.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import select
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +31,8 @@ CLOSE_SECONDS: Final = 0.5
 
 GATHER_SECONDS: Final = 0.01
 """Pause between the first of some lines and their write."""
+
+_AT_ONCE: Final = 0.0
 
 MAX_WRITE_BYTES: Final = select.PIPE_BUF
 """Size of a write with several lines. Writes up to this size to a pipe are never mixed with those
@@ -49,12 +55,13 @@ class LogWriter:
     def __init__(self, descriptor: int, *, on_dropped: Callable[[int], None] | None = None) -> None:
         self._descriptor = descriptor
         self.on_dropped = on_dropped
-        self._changed = threading.Condition()
+        self._changed = threading.RLock()
         self._lines: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
-        self._idle = False
-        self._closing = threading.Event()
+        self._timer = _Timer()
+        self._is_set = False  # whether the timer wakes the thread
+        self._closing = False
         # A daemon thread: a write that blocks forever must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -69,9 +76,11 @@ class LogWriter:
                 return
             self._lines.append(data)
             self._size += len(data)
-            if self._idle:
-                self._idle = False
-                self._changed.notify()
+            if not self._is_set:
+                self._is_set = True
+                self._timer.set(GATHER_SECONDS)
+            elif self._size - len(data) < MAX_WRITE_BYTES <= self._size:
+                self._timer.set(_AT_ONCE)  # more than one write takes
 
     @property
     def queue_length(self) -> int:
@@ -84,9 +93,9 @@ class LogWriter:
         Returns:
             The number of lines that were not written and not reported as dropped.
         """
-        self._closing.set()
         with self._changed:
-            self._changed.notify()
+            self._closing = self._is_set = True
+            self._timer.set(_AT_ONCE)
         self._thread.join(seconds)
         with self._changed:
             return self._dropped + len(self._lines)
@@ -111,14 +120,16 @@ class LogWriter:
 
         The result is empty when the writer is closed and all lines are written.
         """
-        with self._changed:
-            while not self._lines and not self._closing.is_set():
-                self._idle = True
-                self._changed.wait()
-            self._idle = False
-            few = self._size < MAX_WRITE_BYTES
-        if few:
-            self._closing.wait(GATHER_SECONDS)
+        while True:
+            with self._changed:
+                if self._closing or self._size >= MAX_WRITE_BYTES:
+                    break
+                self._is_set = bool(self._lines)
+                if self._lines:
+                    self._timer.set(GATHER_SECONDS)
+            self._timer.wait()
+            if self._lines or self._closing:
+                break
         with self._changed:
             size = 0
             lines: list[bytes] = []
@@ -157,6 +168,47 @@ class LogWriter:
             except OSError:
                 break
         return len(data) - len(view)
+
+
+class _Timer:
+    """Timer of the kernel, for which a thread waits without a lock of Python.
+
+    Raises:
+        OSError: there is no descriptor for it.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor = _checked(_LIBC.timerfd_create(time.CLOCK_MONOTONIC, os.O_CLOEXEC))
+        weakref.finalize(self, os.close, self._descriptor).atexit = False  # a thread may wait
+
+    def set(self, seconds: float) -> None:
+        """Have the timer expire once, some time from now, instead of when it was set to."""
+        nanoseconds = max(1, int(seconds * 1e9))
+        new = _Timerspec(0, 0, *divmod(nanoseconds, 1_000_000_000))
+        _checked(_LIBC.timerfd_settime(self._descriptor, 0, ctypes.byref(new), None))
+
+    def wait(self) -> None:
+        """Wait until it has expired since the last call."""
+        os.read(self._descriptor, 8)
+
+
+class _Timerspec(ctypes.Structure):
+    """`struct itimerspec`: the interval, which is zero, and the time until it expires."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_long)
+        for name in ("interval", "interval_nanoseconds", "seconds", "nanoseconds")
+    )
+
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from verdictd_py.protocols.ratstls.session import RECORD_BYTES, TlsSession
 LINGER_SECONDS: Final = 1.0
 """Time for a refused peer to read the reason, before its connection is closed."""
 
+_TLS_13: Final = "TLSv1.3"
+
 _WRITE_BYTES: Final = 4 * RECORD_BYTES
 """Plaintext that is encrypted at a time: whole records, so that a long answer has the same
 records as if it were written at once."""
@@ -28,7 +30,7 @@ class Link:
         share: the connection's share of its listener.
     """
 
-    __slots__ = ("_ended", "_loop", "_share", "_wire", "session")
+    __slots__ = ("_ended", "_first", "_loop", "_share", "_wire", "session")
 
     def __init__(self, wire: Wire, session: TlsSession, share: Share) -> None:
         wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -37,6 +39,7 @@ class Link:
         self.session = session
         self._loop = asyncio.get_running_loop()
         self._ended = False
+        self._first = True
 
     def detect_dead_peer(self) -> None:
         """Have the kernel close the connection if the peer vanishes."""
@@ -45,12 +48,15 @@ class Link:
     async def handshake(self, first: bytes) -> None:
         """Complete the handshake; before it raises an error, it sends the TLS alert.
 
+        What TLS 1.3 sends after the handshake, no peer waits for: it is sent with the answer to a
+        request that has arrived meanwhile, or before the broker waits for one.
+
         The peer's bytes are counted as held, since its certificate is stored.
 
         Args:
             first: the first bytes of the peer, empty if it has closed the connection.
         """
-        answered = False
+        answered = completed = False
         data = first
         try:
             while True:
@@ -59,22 +65,27 @@ class Link:
                     self._share.prove()  # its certificate, which has the evidence
                 self.session.receive(data)
                 if self.session.handshake():
+                    completed = self.session.version == _TLS_13
                     return
                 answered = await self._flush() or answered
                 await self._share.held.room()
                 data = await self._wire.read()
         finally:
-            await self._flush()
+            if not completed:
+                await self._flush()
 
     async def receive(self) -> bytes:
         """Receive at least one byte of plaintext, at most one record.
 
-        Other guests are served before each record: a guest can send thousands of small ones at
-        once.
+        Other guests are served before each record but the first, which follows the appraisal: a
+        guest can send thousands of small ones at once.
         """
         plaintext = self.session.read() if self.session.has_input else b""
         if plaintext:
             await asyncio.sleep(0)
+        elif self._first:
+            plaintext = self._arrived()
+        self._first = False
         while not plaintext:
             if self.session.has_output:
                 await self._flush()
@@ -82,6 +93,17 @@ class Link:
             self.session.receive(await self._wire.read())
             plaintext = self.session.read()
         return plaintext
+
+    def _arrived(self) -> bytes:
+        """Return plaintext that has arrived while the guest was appraised; empty if there is none.
+
+        Guests send their first request at once. Later ones are waited for.
+        """
+        data = self._wire.arrived()
+        if data is None:
+            return b""
+        self.session.receive(data)
+        return self.session.read()
 
     async def send(self, plaintext: bytes, seconds: float | None = None) -> None:
         """Send `plaintext` as one TLS write; it is counted as held until then.

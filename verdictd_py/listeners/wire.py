@@ -49,6 +49,17 @@ class Wire:
         finally:
             self._received = None
 
+    def arrived(self) -> bytes | None:
+        """Return what `read` would return now; None if nothing has arrived.
+
+        Raises:
+            OSError: the connection failed.
+        """
+        try:
+            return self.socket.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+
     async def send(self, data: bytes, end: float | None = None) -> None:
         """Send all of `data`.
 

@@ -63,7 +63,9 @@ class Decisions:
         """
         if not is_small(claims):
             return (await self._compiled.evaluate(documents, claims, data))[1]
-        prepared = claims if isinstance(claims, PreparedInput) else PreparedInput.of(claims)
+        prepared = claims
+        if not isinstance(prepared, PreparedInput):
+            prepared = PreparedInput.of(prepared, small=True)
         if len(prepared.text) > MAX_INPUT_CHARS:
             return (await self._compiled.evaluate(documents, prepared, data))[1]
         key = documents.digest, _digest(prepared, data)

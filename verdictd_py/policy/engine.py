@@ -118,8 +118,11 @@ class PreparedInput:
     small: bool
 
     @classmethod
-    def of(cls, members: Mapping[str, JsonValue]) -> Self:
+    def of(cls, members: Mapping[str, JsonValue], *, small: bool | None = None) -> Self:
         """Write an input as JSON.
+
+        Args:
+            small: whether it is small, None if that is not known yet.
 
         Raises:
             EvaluationFailed: it cannot be written as JSON.
@@ -128,7 +131,9 @@ class PreparedInput:
             text = canonical(dict(members))
         except ValueError as error:
             raise EvaluationFailed(f"the claims are not JSON: {error}") from error
-        return cls(text, not has_more_values(dict(members), SMALL_VALUES))
+        if small is None:
+            small = not has_more_values(dict(members), SMALL_VALUES)
+        return cls(text, small)
 
     def with_member(self, name: str, value: JsonValue) -> Self:
         """Return the input with one more member, whose name it does not have yet.

@@ -155,6 +155,12 @@ def to_library(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
     )
 
 
+@lru_cache(maxsize=_SETS)
+def _verifier(root_ca_der: bytes | None) -> dcap_qvl.QuoteVerifier:
+    """Return the library's verifier up to a root; it has no other state."""
+    return dcap_qvl.QuoteVerifier(root_ca_der)
+
+
 def evaluate_quote(
     quote: bytes, collateral: Collateral, *, now: datetime, root_ca_der: bytes | None
 ) -> QuoteRating | ContentRefusal:
@@ -174,7 +180,7 @@ def evaluate_quote(
     try:
         library_collateral = to_library(collateral)
         claims = _guarded(
-            lambda: dcap_qvl.QuoteVerifier(root_ca_der).verify_with_policy(
+            lambda: _verifier(root_ca_der).verify_with_policy(
                 quote, library_collateral, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
             )
         )
