@@ -1,7 +1,8 @@
 """History of recent appraisals, for operators.
 
-It is in memory and bounded. Guests whose evidence did not verify are stored separately: any
-unauthenticated client can cause them, and they must not evict refusals of genuine guests.
+It is in memory and bounded (`retention`); a `Journal` stores it for the next run. Guests whose
+evidence did not verify are stored separately: any unauthenticated client can cause them, and they
+must not evict refusals of genuine guests.
 
 A guest that is refused tries again. Refusals in a row of one guest for the same reasons are one
 judgement with a count, the newest one: they tell the operator nothing more. Reasons are the same if
@@ -11,15 +12,14 @@ they differ only in numbers, dates and hex digits, such as the age of the eviden
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, Protocol, Self
 
-from verdictd_py.broker.tallies import Tallies
+from verdictd_py.broker.retention import CAPACITY, Retained
+from verdictd_py.broker.tallies import OTHER, Key, Tallies
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.prefixes import only_match
@@ -34,11 +34,11 @@ from verdictd_py.errors import (
 )
 from verdictd_py.formats import eventlog, initdata
 
-CAPACITY: Final = 500
-"""Maximum number of judgements of each verdict, about 10 KiB each."""
-
 MAX_EARLIER: Final = 100
 """Maximum number of ids of earlier refusals that a judgement in a row has."""
+
+_FIXED_BYTES: Final = 2048
+"""Rough size of a judgement without its texts and claims."""
 
 _WITHHELD: Final = (eventlog.RULE, initdata.CLAIM)
 """Claims that are not stored unless they are null, because the guest chooses their length."""
@@ -121,6 +121,13 @@ class Judgement:
         of_guest = self.guest, self.tee, self.form, measured
         reasons = tuple(map(_constant, self.reasons))
         return (*of_guest, self.verdict, self.code, reasons, self.tcb_status, self.judged)
+
+    @property
+    def size(self) -> int:
+        """Rough number of bytes, for the limit of the history."""
+        texts = sum(len(r.text) + len(r.measured) + len(r.expected) for r in self.reasons)
+        claims = sum(len(value) for value in self.claims.values() if isinstance(value, str))
+        return _FIXED_BYTES + texts + claims + 32 * len(self.earlier)
 
     @property
     def guest(self) -> tuple[str, str | None]:
@@ -242,15 +249,35 @@ class JudgementSink(Protocol):
         ...
 
 
+class Journal(Protocol):
+    """Receiver of the changes of the history, which stores them. It never raises or waits."""
+
+    def put(self, judgement: Judgement) -> None:
+        """Store a judgement."""
+        ...
+
+    def delete(self, judgement_id: str) -> None:
+        """Delete a judgement that is no longer in the history."""
+        ...
+
+    def count(self, key: Key, number: int) -> None:
+        """Store the number of guests of an interval (`Tallies`)."""
+        ...
+
+
 class History:
     """The last judgements of each verdict, and their numbers since the start.
 
     Args:
         capacity: maximum number of judgements of each verdict.
+
+    Attributes:
+        journal: receives every change, so that the history survives a restart; None without.
     """
 
     def __init__(self, *, capacity: int = CAPACITY) -> None:
-        self._judgements = {verdict: deque[Judgement](maxlen=capacity) for verdict in Verdict}
+        self.journal: Journal | None = None
+        self._judgements = {verdict: Retained[Judgement](capacity) for verdict in Verdict}
         self._counts = dict.fromkeys(Verdict, 0)
         self._not_judged: Judgement | None = None
         self._capacity = capacity
@@ -263,15 +290,19 @@ class History:
             self._not_judged = judgement
         elif judgement.verdict is not Verdict.UNVERIFIED:
             self._not_judged = None
-        self._counts[judgement.verdict] += 1
-        self._tallies.add(judgement.at, judgement.verdict, judgement.code)
+        self._count(judgement.at, judgement.verdict, judgement.code, 1)
+        removed = []
         stored = self._judgements[judgement.verdict]
         last = self._latest.pop(judgement.guest, None)
         if last is not None and judgement.repeats(last):
             judgement = judgement.after(last)
-            with suppress(ValueError):  # it may be evicted
-                del stored[_position(stored, last)]
-        stored.append(judgement)
+            if stored.remove(last.id):  # otherwise it is evicted
+                removed.append(last.id)
+        removed += stored.add(judgement)
+        if self.journal is not None:
+            for judgement_id in removed:
+                self.journal.delete(judgement_id)
+            self.journal.put(judgement)
         self._latest[judgement.guest] = judgement
         if judgement.verdict is Verdict.ACCEPTED:  # it ends a row of refusals without a platform
             self._latest.pop((judgement.guest[0], None), None)
@@ -280,7 +311,49 @@ class History:
 
     def count_omitted(self, verdict: Verdict, number: int) -> None:
         """Count judgements that were omitted, because newer ones would have evicted them."""
+        newest = self._judgements[verdict].newest
+        if number and newest is not None:
+            self._count(newest.at, verdict, OTHER, number)
+        else:
+            self._counts[verdict] += number
+
+    def _count(self, at: datetime, verdict: Verdict, code: str, number: int) -> None:
         self._counts[verdict] += number
+        key = self._tallies.add(at, verdict, code, number)
+        if self.journal is not None:
+            self.journal.count(key, self._tallies.number(key))
+
+    def restore(
+        self, judgements: Iterable[Judgement], counts: Iterable[tuple[Key, int]]
+    ) -> tuple[str, ...]:
+        """Add judgements and numbers of an earlier run, which are older than those of this one.
+
+        Returns:
+            The ids of judgements for which there is no capacity any more.
+        """
+        own = [judgement for stored in self._judgements.values() for judgement in stored]
+        evicted = []
+        for stored in self._judgements.values():
+            for judgement in tuple(stored):
+                stored.remove(judgement.id)
+        ids = {judgement.id for judgement in own}
+        older = sorted((j for j in judgements if j.id not in ids), key=lambda j: j.at)
+        for judgement in (*older, *own):
+            evicted += self._judgements[judgement.verdict].add(judgement)
+        for judgement in reversed(older):
+            self._latest.setdefault(judgement.guest, judgement)
+        for key, number in counts:
+            self._tallies.restore(key, number)
+        return tuple(evicted)
+
+    def number(self, key: Key) -> int:
+        """Return the number of guests of an interval."""
+        return self._tallies.number(key)
+
+    def everything(self) -> tuple[tuple[Judgement, ...], tuple[tuple[Key, int], ...]]:
+        """Return all judgements and numbers, for a store that has lost them."""
+        stored = (judgement for each in self._judgements.values() for judgement in each)
+        return tuple(stored), self._tallies.everything()
 
     def problems(self, caller: Caller) -> tuple[str, ...]:
         """Return why the broker could not judge the last genuine guest; empty if it could.
@@ -380,13 +453,10 @@ class History:
         """
         caller.require(Right.MANAGE)
         if not appraisal_id:
-            lasts = [
-                self._judgements[v][-1]
-                for v in (Verdict.REFUSED, Verdict.UNVERIFIED)
-                if self._judgements[v]
-            ]
+            newest = (self._judgements[v].newest for v in (Verdict.REFUSED, Verdict.UNVERIFIED))
+            lasts = [judgement for judgement in newest if judgement is not None]
             if not lasts:
-                raise NotFound("no guest was refused since the broker was started")
+                raise NotFound("no guest was refused as far as the history goes back")
             return max(lasts, key=lambda judgement: judgement.at)
         for judgements in self._judgements.values():
             for judgement in judgements:
@@ -395,15 +465,3 @@ class History:
         raise NotFound(
             "no guest with this id is stored; ids are in the log, older ones in the audit trail"
         )
-
-
-def _position(judgements: deque[Judgement], judgement: Judgement) -> int:
-    """Return the index of a judgement; search from the end, because it is usually among the last.
-
-    Raises:
-        ValueError: it is not among them.
-    """
-    for index in range(len(judgements) - 1, -1, -1):
-        if judgements[index] is judgement:
-            return index
-    raise ValueError("not stored")

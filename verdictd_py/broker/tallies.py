@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -20,6 +20,9 @@ MAX_STEPS: Final = 200
 MAX_CODES: Final = 64
 """Maximum number of codes in an interval; the broker has about 30, and guests choose none."""
 
+OTHER: Final = "other"
+"""Code of guests whose own code is not known."""
+
 Key = tuple[int, str, str]
 """Number of the interval since 1970, verdict, code."""
 
@@ -27,8 +30,8 @@ Key = tuple[int, str, str]
 class Tallies:
     """Counts of guests in intervals of `BUCKET_SECONDS`, for the last eight days."""
 
-    def __init__(self, counts: Iterable[tuple[Key, int]] = ()) -> None:
-        self._counts: Counter[Key] = Counter(dict(counts))
+    def __init__(self) -> None:
+        self._counts: Counter[Key] = Counter()
 
     def add(self, at: datetime, verdict: str, code: str, number: int = 1) -> Key:
         """Count guests; return the key whose count has changed."""
@@ -37,9 +40,17 @@ class Tallies:
         if key not in self._counts:
             self._discard_before(bucket - MAX_BUCKETS)
             if sum(known == bucket for known, _, _ in self._counts) >= MAX_CODES:
-                key = (bucket, verdict, "other")
+                key = (bucket, verdict, OTHER)
         self._counts[key] += number
         return key
+
+    def restore(self, key: Key, number: int) -> None:
+        """Add the count of an earlier run."""
+        self._counts[key] += number
+
+    def everything(self) -> tuple[tuple[Key, int], ...]:
+        """Return all counts."""
+        return tuple(self._counts.items())
 
     def number(self, key: Key) -> int:
         """Return the count of a key."""

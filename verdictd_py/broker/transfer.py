@@ -17,7 +17,8 @@ from datetime import datetime
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from verdictd_py.broker.history import CAPACITY, History, Judgement, Verdict
+from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.broker.retention import CAPACITY
 from verdictd_py.broker.standing import GuestStatus, Standing
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, ReasonKind, RequestError, VerdictdError

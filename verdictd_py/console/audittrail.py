@@ -19,6 +19,9 @@ MAX_FILES: Final = 200
 
 _PATTERN: Final = "*.jsonl"
 
+_SUMMARY: Final = ("kid", "path", "name", "file", "values", "code", "caller", "appraisal", "peer")
+"""Fields that say most about a record, in this order."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuditSearch:
@@ -54,6 +57,13 @@ class AuditRecord:
     event: str
     digest: str
     fields: tuple[tuple[str, str], ...]
+
+    @property
+    def summary(self) -> str:
+        """The fields that say most, in one line."""
+        fields = dict(self.fields)
+        named = [fields[name] for name in _SUMMARY if fields.get(name, "null") != "null"]
+        return ", ".join(named or [value for _, value in self.fields][:3])
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class Operations:
 
 @dataclass(frozen=True, slots=True)
 class OperationsOf:
-    """The operations of one person (see `calls.BrokerCalls`)."""
+    """The operations of one person (see `requests.Calls`)."""
 
     _operations: Operations
     caller: Caller

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from google.protobuf.message import Message
+
 from verdictd_py.console.language import Language
-from verdictd_py.console.operations import OperationsOf
 from verdictd_py.console.sessions import Session
 from verdictd_py.domain.callers import Caller
 from verdictd_py.errors import RequestError
@@ -27,6 +28,21 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "X-Frame-Options": "DENY",
 }
 """Headers of every answer."""
+
+
+class Calls(Protocol):
+    """The management API in the name of one person."""
+
+    @property
+    def caller(self) -> Caller: ...
+
+    async def call(self, method: str, request: Message) -> Any:  # noqa: ANN401  # of that method
+        """Call a method, `verdictd.v1.KeyService/ListKeys`, and return its answer.
+
+        Raises:
+            OperationFailed: it was refused, or it failed.
+        """
+        ...
 
 
 class WrongHost(RequestError):
@@ -56,7 +72,7 @@ class Visit:
     path: str
     language: Language
     session: Session | None
-    operations: OperationsOf
+    operations: Calls
     peer: str
     query: Sequence[tuple[str, str]] = ()
     form: Sequence[tuple[str, str]] = field(default=(), repr=False)

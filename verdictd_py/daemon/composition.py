@@ -17,6 +17,7 @@ import grpc
 
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.broker.everyguest import GuestDirectory
+from verdictd_py.broker.historykeeper import HistoryKeeper
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.console.operations import Register
 from verdictd_py.console.server import ConsoleListener
@@ -59,6 +60,7 @@ from verdictd_py.ports import Events
 from verdictd_py.storage.inspection import DIRECTORIES
 from verdictd_py.storage.layout import prepare, share_audit
 from verdictd_py.storage.presence import Presence
+from verdictd_py.storage.sqlite_history import SqliteHistory
 from verdictd_py.tees.registry import known_tees
 
 
@@ -156,6 +158,10 @@ def build_daemon(
     guests.connect(readiness, health, lambda: live.settings)
     about.listeners, about.readiness, about.health = listeners, readiness, health
     about.workers = guests.workers
+    history = HistoryKeeper(
+        base.cases.history,
+        SqliteHistory(settings.data_dir / "history" / "appraisals.sqlite", base.audit),
+    )
     if metrics is not None:
         metrics.own.watch_audit(base.audit)
         metrics.connect(_sources(base, guests, listeners, protected, health, clock()))
@@ -168,6 +174,7 @@ def build_daemon(
             Work("check readiness", readiness.keep_fresh),
             Work("check health", health.keep_examined),
             Work("appraise connected guests", base.cases.connected.keep_appraised),
+            Work("store the history", history.keep),
             Work("count omitted events", base.audit.keep_counting),
             Work("detect other daemons", partial(presence.announce, base.audit)),
             Work("examine the data directory", partial(inspection.complete, base.audit)),
@@ -180,6 +187,7 @@ def build_daemon(
             base.collateral.close,
             guests.close,
             presence.close,
+            history.close,
             *(() if status is None else (status.close,)),
             *(() if metrics is None else (metrics.close,)),
         ),

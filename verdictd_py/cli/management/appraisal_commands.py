@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentTypeError, Namespace
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
@@ -26,8 +28,24 @@ from verdictd_py.tees.registry import DEFAULT_NAME
 
 
 async def _status(client: BrokerClient, options: Namespace) -> CommandOutput:
-    del options
-    return storedviews.status(await client.call(client.about.GetStatus, v1.GetStatusRequest()))
+    status = await client.call(client.about.GetStatus, v1.GetStatusRequest())
+    shown = storedviews.status(status)
+    if options.html is None:
+        return shown
+    from verdictd_py.cli.management import htmlfiles  # noqa: PLC0415  # late: it takes 100 ms
+
+    await htmlfiles.write_status(client, status, options.html, languages())
+    return _written(shown, options.html)
+
+
+def _written(output: CommandOutput, file: Path) -> CommandOutput:
+    return replace(output, text=Text(f"the page is written to {file}"))
+
+
+def languages() -> str:
+    """Return the languages of this user's environment, as `Accept-Language` names them."""
+    chosen = next((os.environ[n] for n in ("LC_ALL", "LC_MESSAGES", "LANG") if n in os.environ), "")
+    return chosen.partition(".")[0].replace("_", "-")
 
 
 async def _reference_pin(client: BrokerClient, options: Namespace) -> CommandOutput:
@@ -156,7 +174,14 @@ async def _explain(client: BrokerClient, options: Namespace) -> CommandOutput:
     if options.last == bool(options.id):
         raise ConfigError("give the id of a guest, or --last")
     request = v1.GetGuestRequest(id=options.id or "")
-    return guestviews.explanation(await client.call(client.appraisals.GetGuest, request))
+    guest = await client.call(client.appraisals.GetGuest, request)
+    shown = guestviews.explanation(guest)
+    if options.html is None:
+        return shown
+    from verdictd_py.cli.management import htmlfiles  # noqa: PLC0415  # late: it takes 100 ms
+
+    await htmlfiles.write_guest(client, guest.id, options.html, languages())
+    return _written(shown, options.html)
 
 
 def _field_value(text: str) -> tuple[str, str]:
@@ -213,9 +238,17 @@ _DISCONNECT: Final[Arguments] = {
     "id": {"metavar": "ID", "help": "see guest list connected"},
     **YES,
 }
+_HTML: Final[Arguments] = {
+    "--html": {
+        "metavar": "FILE",
+        "type": Path,
+        "help": "write the page of the web console to this file, for a ticket",
+    },
+}
 _EXPLAIN: Final[Arguments] = {
     "id": {"nargs": "?", "metavar": "ID", "help": "id that the guest received, or see guest list"},
     "--last": {"action": "store_true", "help": "the last guest that was not accepted"},
+    **_HTML,
 }
 
 COMMANDS: Final = (
@@ -223,6 +256,7 @@ COMMANDS: Final = (
         "status",
         "status and configuration of the broker",
         _status,
+        _HTML,
         writes=("status",),
         watchable=True,
     ),

@@ -245,8 +245,11 @@ def read(file: Path) -> bytes:
     return content
 
 
-def write(file: Path, content: bytes) -> None:
+def write(file: Path, content: bytes, *, option: str = "--path") -> None:
     """Write a file that only its owner can read, because it may contain a secret.
+
+    Args:
+        option: option that names the file.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -256,4 +259,4 @@ def write(file: Path, content: bytes) -> None:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
     except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror}; check --path") from error
+        raise ConfigError(f"cannot write {file}: {error.strerror}; check {option}") from error

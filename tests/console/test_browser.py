@@ -1,0 +1,211 @@
+"""Every page in Chromium: no violation of its policy, none of axe-core, at each width and theme.
+
+`./dev console` installs what these tests need, and sets the variables that name it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: ./dev console")
+
+AXE: Final = Path(os.environ.get("CONSOLE_AXE", "missing"))
+CHROMIUM: Final = Path(os.environ.get("CONSOLE_CHROMIUM", "/usr/bin/chromium"))
+SHOTS: Final = os.environ.get("CONSOLE_SHOTS", "")
+
+pytestmark = [
+    pytest.mark.skipif(not AXE.is_file(), reason="axe-core is missing: ./dev console"),
+    pytest.mark.skipif(not CHROMIUM.is_file(), reason="chromium is missing: ./dev console"),
+]
+
+SIZES: Final = ((360, 740), (1280, 900))
+THEMES: Final = ("light", "dark")
+PATHS: Final = {
+    "overview": "/",
+    "guests": "/guests?verdict=",
+    "guest": "",  # a refused one
+    "accepted": "",
+    "reference": "/reference",
+    "policies": "",  # tested with the refused one
+    "release": "",  # of the accepted one
+    "keys": "/keys",
+    "collateral": "/collateral",
+    "audit": "/audit",
+    "missing": "/missing",
+    "login": "/login",
+}
+
+
+@pytest.fixture(scope="module")
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Returns a new link to a broker with guests of every verdict, each time it is called."""
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.console", str(tmp_path_factory.mktemp("broker"))],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    read, write = process.stdout, process.stdin
+    assert read is not None
+    assert write is not None
+    links = [json.loads(read.readline())["link"]]
+
+    def new() -> str:
+        if not links:
+            write.write("\n")
+            write.flush()
+            links.append(json.loads(read.readline())["link"])
+        return str(links.pop())
+
+    yield new
+    _, errors = process.communicate()
+    assert not errors.strip(), errors  # internal errors of the broker
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--lang=en"]
+        )
+        yield running
+        running.close()
+
+
+class Signed:
+    """A person who is signed in, and the addresses of the pages."""
+
+    def __init__(self, browser: Any, link: str) -> None:
+        self.base = link.partition("/login")[0]
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(link)
+        page.get_by_role("button", name="Sign in").click()
+        self.state = context.storage_state()
+        refused = self._first(page, "/guests?verdict=refused&rule=rtmr1")
+        accepted = self._first(page, "/guests?verdict=accepted")
+        self.paths = {
+            **PATHS,
+            "guest": refused,
+            "accepted": accepted,
+            "policies": f"/policies?guest={refused.rpartition('/')[2]}",
+            "release": f"/release?guest={accepted.rpartition('/')[2]}&path=default/key/1",
+        }
+        context.close()
+
+    def _first(self, page: Any, path: str) -> str:
+        page.goto(self.base + path)
+        return str(page.locator("tbody th a").first.get_attribute("href"))
+
+    def context(self, browser: Any, **more: Any) -> Any:
+        return browser.new_context(storage_state=self.state, **more)
+
+
+@pytest.fixture(scope="module")
+def signed(browser: Any, link: Any) -> Signed:
+    return Signed(browser, link())
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("name", PATHS)
+def test_a_page_is_accessible_and_keeps_its_policy(
+    browser: Any, signed: Signed, name: str, lang: str
+) -> None:
+    path = signed.paths[name]
+    url = f"{signed.base}{path}{'&' if '?' in path else '?'}lang={lang}"
+    for width, height in SIZES if lang == "en" else SIZES[:1]:
+        for theme in THEMES if lang == "en" else THEMES[:1]:
+            size = {"width": width, "height": height}
+            context = signed.context(browser, viewport=size, color_scheme=theme)
+            page = context.new_page()
+            messages: list[str] = []
+            requests: list[str] = []
+            page.on("console", lambda message, to=messages: to.append(message.text))
+            page.on("pageerror", lambda error, to=messages: to.append(str(error)))
+            page.on("request", lambda request, to=requests: to.append(request.url))
+            page.goto(url)
+            if SHOTS and lang == "en":
+                page.screenshot(path=f"{SHOTS}/{name}-{width}-{theme}.png", full_page=True)
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, "the page is wider than the screen"
+            assert [text for text in messages if "404" not in text] == []
+            assert all(each.startswith(signed.base) for each in requests)
+            context.close()
+            # axe-core is a script, which the policy of the page does not allow.
+            context = signed.context(browser, viewport=size, color_scheme=theme, bypass_csp=True)
+            page = context.new_page()
+            page.goto(url)
+            page.evaluate(AXE.read_text())
+            found = page.evaluate("axe.run()")["violations"]
+            assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == []
+            context.close()
+
+
+def test_a_refused_guest_is_pinned_by_keyboard_only(browser: Any, signed: Signed) -> None:
+    context = signed.context(browser)
+    page = context.new_page()
+    page.goto(signed.base + signed.paths["guest"])
+    assert "rtmr1 is not a reference value" in page.locator("h1").inner_text()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # skip to the content
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        focused = page.evaluate("document.activeElement.textContent")
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", f"the focus is invisible on {focused!r}"
+        if focused == "Pin 2 values":
+            break
+    else:
+        raise AssertionError("the button is not reached")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**?done=pin")
+    assert "The values are pinned." in page.locator("[role=status]").inner_text()
+    assert "these values are accepted now" in page.locator("#verdict").inner_text()
+    context.close()
+
+
+def test_the_menu_opens_by_keyboard_on_a_phone(browser: Any, signed: Signed) -> None:
+    context = signed.context(browser, viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    page.goto(signed.base + "/keys")
+    audit = page.get_by_role("link", name="Audit", exact=True)
+    assert not audit.is_visible()
+    page.get_by_role("button", name="Menu").focus()
+    page.keyboard.press("Enter")
+    assert audit.is_visible()
+    audit.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/audit")
+    context.close()
+
+
+def test_the_console_works_without_scripts(browser: Any, signed: Signed) -> None:
+    context = signed.context(browser, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(signed.base + "/keys")
+    page.get_by_label("Name; empty for a new UUID").fill("default/key/9")
+    page.get_by_role("button", name="Create").click()
+    assert page.locator("code", has_text="default/key/9").first.is_visible()
+    context.close()
+
+
+def test_no_other_site_can_frame_the_console(browser: Any, signed: Signed, tmp_path: Path) -> None:
+    context = signed.context(browser)
+    page = context.new_page()
+    frame = tmp_path / "frame.html"
+    frame.write_text(f'<iframe src="{signed.base}/keys"></iframe>')
+    page.goto(frame.as_uri())
+    page.wait_for_load_state()
+    assert not any("default/key" in each.content() for each in page.frames[1:])
+    context.close()

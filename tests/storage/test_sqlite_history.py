@@ -1,0 +1,237 @@
+"""The history survives restarts, kills and damage; no failure of its file stops the broker."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.support.events import RecordedEvents
+from tests.support.memory import NOW, VERIFIED
+from tests.support.tees import TEES
+from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.broker.historykeeper import HistoryKeeper
+from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.errors import AttestationError, PolicyRefused, Reason, ReasonKind
+from verdictd_py.storage.sqlite_history import SqliteHistory
+
+OPERATOR = Caller("operator", ROLES["operator"])
+REFUSED = PolicyRefused(
+    "refused by policy",
+    reasons=(Reason("rtmr1", "ab", "cd", "rtmr1: ab, not cd", kind=ReasonKind.MEASUREMENT),),
+)
+
+
+def judged(number: int, refusal: AttestationError | None = None) -> Judgement:
+    at = NOW + timedelta(seconds=number)
+    appraisal = Appraisal(f"id{number}", at, "tdx", "t", VERIFIED, bound=True, refusal=refusal)
+    return Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx"))
+
+
+class Broker:
+    """A history and its keeper, as a broker has them."""
+
+    def __init__(self, path: Path, capacity: int = 500) -> None:
+        self.events = RecordedEvents()
+        self.history = History(capacity=capacity)
+        self.keeper = HistoryKeeper(self.history, SqliteHistory(path, self.events))
+
+    async def started(self) -> Broker:
+        await self.keeper.load()
+        return self
+
+    def ids(self, verdict: Verdict = Verdict.ACCEPTED) -> list[str]:
+        return [judgement.id for judgement in self.history.last(OPERATOR, verdict, 0)]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [str(event["reason"]) for event in self.events.named("warning.storage")]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "history" / "appraisals.sqlite"
+
+
+async def test_everything_is_there_after_a_restart(path: Path) -> None:
+    first = await Broker(path).started()
+    for number in range(5):
+        first.history.remember(judged(number))
+    for number in range(10, 13):
+        first.history.remember(judged(number, REFUSED))
+    before = first.history.everything()
+    await first.keeper.close()
+    second = await Broker(path).started()
+    assert second.history.everything() == before
+    (refused,) = second.history.last(OPERATOR, Verdict.REFUSED, 0)
+    assert (refused.times, refused.earlier) == (3, ("id10", "id11"))
+    assert second.history.find(OPERATOR, "id10") == refused
+    second.history.remember(judged(13, REFUSED))  # it continues the row
+    assert second.history.last(OPERATOR, Verdict.REFUSED, 0)[0].times == 4
+    await second.keeper.close()
+    assert second.warnings == []
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+async def test_what_came_before_the_history_was_loaded_is_newer(path: Path) -> None:
+    first = await Broker(path).started()
+    first.history.remember(judged(1))
+    await first.keeper.close()
+    second = Broker(path)
+    second.history.remember(judged(2))
+    await second.keeper.load()
+    assert second.ids() == ["id2", "id1"]
+    until, counts = second.history.tallies(OPERATOR, NOW, 300, 1)
+    assert [number for *_, number in counts] == [2]
+    await second.keeper.close()
+    third = await Broker(path).started()
+    assert [number for *_, number in third.history.tallies(OPERATOR, NOW, 300, 1)[1]] == [2]
+    assert until > NOW
+
+
+async def test_what_is_evicted_is_deleted(path: Path) -> None:
+    first = await Broker(path, capacity=2).started()
+    for number in range(3):
+        first.history.remember(judged(number))
+        await first.keeper.flush()
+    await first.keeper.close()
+    second = await Broker(path).started()
+    assert second.ids() == ["id2", "id1"]
+
+
+async def test_a_damaged_file_is_set_aside(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database" * 1000)
+    first = await Broker(path).started()
+    assert "was damaged and begins again" in first.warnings[0]
+    first.history.remember(judged(1))
+    await first.keeper.close()
+    assert (await Broker(path).started()).ids() == ["id1"]
+    assert path.with_name("appraisals.sqlite.damaged").read_bytes().startswith(b"this is no")
+
+
+async def test_a_file_that_is_damaged_while_it_is_used_gets_everything_again(path: Path) -> None:
+    first = await Broker(path).started()
+    for number in range(3):
+        first.history.remember(judged(number))
+    await first.keeper.flush()
+    store = first.keeper._store
+    assert isinstance(store, SqliteHistory)
+    store._disconnect()
+    path.write_bytes(b"\0" * 100_000)
+    first.history.remember(judged(3))
+    await first.keeper.close()
+    assert len(first.warnings) == 1
+    assert (await Broker(path).started()).ids() == ["id3", "id2", "id1", "id0"]
+
+
+async def test_a_file_that_was_removed_is_written_again(path: Path) -> None:
+    first = await Broker(path).started()
+    first.history.remember(judged(0))
+    await first.keeper.flush()
+    for each in path.parent.iterdir():
+        each.unlink()
+    first.history.remember(judged(1))
+    await first.keeper.close()
+    assert (await Broker(path).started()).ids() == ["id1", "id0"]
+
+
+async def test_a_row_that_cannot_be_read_is_ignored_and_deleted(path: Path) -> None:
+    first = await Broker(path).started()
+    for number in range(3):
+        first.history.remember(judged(number))
+    await first.keeper.close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE judgements SET body = '[' WHERE id = 'id0'")
+    connection.execute("UPDATE judgements SET body = '{}' WHERE id = 'id1'")
+    connection.commit()
+    connection.close()
+    second = await Broker(path).started()
+    assert second.ids() == ["id2"]
+    await second.keeper.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT id FROM judgements").fetchall() == [("id2",)]
+    connection.close()
+
+
+async def test_a_failure_is_recorded_once_and_mended_later(path: Path) -> None:
+    path.parent.parent.joinpath("history").write_text("a file in place of the directory")
+    first = await Broker(path).started()
+    first.history.remember(judged(0))
+    await first.keeper.flush()
+    first.history.remember(judged(1))
+    await first.keeper.flush()
+    assert len(first.warnings) == 1
+    assert first.ids() == ["id1", "id0"]
+    path.parent.unlink()
+    first.history.remember(judged(2))
+    await first.keeper.close()
+    assert (await Broker(path).started()).ids() == ["id2", "id1", "id0"]
+
+
+async def test_nothing_is_written_without_a_change(path: Path) -> None:
+    first = await Broker(path).started()
+    await first.keeper.flush()
+    await first.keeper.close()
+    assert (await Broker(path).started()).ids() == []
+
+
+async def test_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
+    path.parent.mkdir()
+    target = tmp_path / "target"
+    target.write_text("something")
+    path.symlink_to(target)
+    first = await Broker(path).started()
+    first.history.remember(judged(0))
+    await first.keeper.close()
+    assert target.read_text() == "something"
+    assert len(first.warnings) == 1
+
+
+_WRITER = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.storage.test_sqlite_history import Broker, judged
+
+async def main():
+    broker = await Broker(Path(sys.argv[1])).started()
+    number = len(broker.ids())
+    while True:
+        number += 1
+        broker.history.remember(judged(number))
+        await broker.keeper.flush()
+        print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_kill_loses_nothing_that_was_stored(path: Path) -> None:
+    root = str(Path(__file__).parents[2])
+    written = 0
+    for kill in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WRITER.format(root=root), str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        for _ in range(3 + kill):
+            written = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    (number,) = connection.execute("SELECT count(*) FROM judgements").fetchone()
+    connection.close()
+    assert number >= written
