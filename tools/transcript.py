@@ -92,6 +92,7 @@ GUEST: Final = "verdictd-py guest --connect <listen> --platform platform --base6
 STEPS: Final = (
     Step("verdict-py status"),
     Step("verdict-py schema done"),
+    Step("verdict-py console"),
     # A guest is refused, explained, pinned, and accepted.
     Step(f"{GUEST} key {KID}"),
     Step("verdict-py guest list accepted"),
@@ -261,8 +262,15 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
 def _daemon(directory: Path) -> Iterator[Mapping[str, Any]]:
     """Run a daemon in a process of its own; yield the event of its start."""
     platform = directory / "platform"
-    words = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0", "--verifier", "tdx")
-    files = ("--data-dir", "data", "--collateral", str(platform / COLLATERAL_FILE))
+    words = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0", "--console", "127.0.0.1:0")
+    files = (
+        "--verifier",
+        "tdx",
+        "--data-dir",
+        "data",
+        "--collateral",
+        str(platform / COLLATERAL_FILE),
+    )
     with subprocess.Popen(
         [
             *(sys.executable, "-m", "verdictd_py.cli.main", *words, *files),

@@ -166,8 +166,11 @@ class Settings(BaseModel):
     audit_rotate_bytes: Annotated[int, Field(ge=4096)] | None = 256 * 1024 * 1024
     audit_rotate_hours: Annotated[float, Field(gt=0)] | None = None
     audit_keep_days: Annotated[float, Field(gt=0)] | None = None
+    audit_sink: tuple[str, ...] = ()
+    audit_reserve_bytes: Annotated[int, Field(ge=0, le=2**40)] = 16 * 1024 * 1024
     audit_keep_bytes: Annotated[int, Field(ge=4096)] | None = None
     log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
     workers: int | Literal["auto"] = 1
 
@@ -197,7 +200,7 @@ class Settings(BaseModel):
             raise ValueError("it is empty: write a path, or remove it")
         return value
 
-    @field_validator("verifier", "collateral_url", "collateral_pin", mode="before")
+    @field_validator(*("verifier", "collateral_url", "collateral_pin", "audit_sink"), mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):

@@ -351,17 +351,18 @@ def decode_base64url(text: str) -> bytes:
     Raises:
         ValueError: anything else, or an empty text.
     """
-    if not text or not text.isascii() or any(c in text for c in "+/= \n\r"):
+    if not text or not text.isascii() or _NOT_BASE64URL.search(text):
         raise ValueError("not base64url")
-    standard = text.translate(_TO_STANDARD)
-    return binascii.a2b_base64(standard + "=" * (-len(text) % 4), strict_mode=True)
+    standard = text.encode("ascii").translate(_TO_STANDARD)  # bytes: many times faster than text
+    return binascii.a2b_base64(standard + b"=" * (-len(text) % 4), strict_mode=True)
 
 
 def encode_base64url(data: bytes) -> str:
     """Encode as base64url without padding."""
     text = binascii.b2a_base64(data, newline=False).rstrip(b"=")
-    return text.translate(_FROM_STANDARD).decode("ascii")  # bytes: many times faster than text
+    return text.translate(_FROM_STANDARD).decode("ascii")  # bytes, as above
 
 
-_TO_STANDARD: Final = str.maketrans("-_", "+/")
+_NOT_BASE64URL: Final = re.compile(r"[+/= \n\r]")
+_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 _FROM_STANDARD: Final = bytes.maketrans(b"+/", b"-_")

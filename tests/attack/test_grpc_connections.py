@@ -296,6 +296,24 @@ class TestRelay:
             await connections.close()
         assert len(set(names)) == len(names)
 
+    async def test_what_has_arrived_is_relayed_without_a_round_of_the_loop(self) -> None:
+        """Clients of gRPC send at once. A client that does not is waited for."""
+        with serving() as (connections, grpc_socket), ExitStack() as stack:
+            client, accepted = connected()
+            silent, silent_accepted = connected()
+            for each in (client, silent, grpc_socket):
+                stack.callback(each.close)
+            client.send(b"x")
+            connections.take(accepted, client.getsockname())
+            connections.take(silent_accepted, silent.getsockname())
+            inner, _ = grpc_socket.accept()
+            stack.callback(inner.close)
+            assert inner.recv(2) == b"x"
+            assert len(connections._waiting) == 1
+            with pytest.raises(BlockingIOError):
+                grpc_socket.accept()
+            await connections.close()
+
     async def test_no_user_can_take_the_name_of_the_next_connection(self) -> None:
         """Names in use are public (/proc/net/unix), and must not show the names after them."""
         loop = asyncio.get_running_loop()

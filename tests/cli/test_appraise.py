@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.command import Ended, Run, run_all, run_here
+from tests.support.documents import follows
 from tests.support.eventlogs import command_line, event, written
 from tests.support.vectors import vector
 from verdictd_py import daemon as app
@@ -26,7 +27,9 @@ RATS_TLS: Final = vector("rats-tls")
 TDX: Final = vector("quotes/tdx-v4-up-to-date")
 SGX: Final = vector("quotes/sgx-v3")
 CAPTURED: Final = "2026-11-24T12:00:00Z"
-MEMBERS: Final = ["verdict", "code", "tee", "tcbStatus", "advisoryIds", "claims", "reasons"]
+MEMBERS: Final = [
+    *("schema", "verdict", "code", "tee", "tcbStatus", "advisoryIds", "claims", "reasons"),
+]
 
 Appraise = Callable[..., Ended]
 
@@ -41,6 +44,7 @@ def report(done: Ended, verdict: str, code: str) -> dict[str, Any]:
     """Return the report after a check of its members, of the exit status and of standard error."""
     assert done.stderr == ""
     found = done.json
+    follows(found, "appraisal")
     assert list(found) == MEMBERS
     assert (found["verdict"], found["code"]) == (verdict, code)
     assert done.status == {"accepted": 0, "refused": 1}[verdict]

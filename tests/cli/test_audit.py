@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -99,12 +100,12 @@ def test_a_record_is_displayed_by_its_digest_or_number(
 ) -> None:
     file = next(path for path in audit.glob("*.jsonl") if "worker" in path.name)
     digest = tail_of(file).digest
-    by_digest = run(capfdbinary, "show", audit, "--record", digest[:12]).json
+    by_digest = run(capfdbinary, "show", digest[:12], audit).json
     assert (by_digest["event"], by_digest["file"]) == ("audit.head", file.name)
-    by_number = run(capfdbinary, "show", audit, "--record", f"{file.name}:2").json
+    by_number = run(capfdbinary, "show", f"{file.name}:2", audit).json
     assert by_number["event"] == "secret.released"
-    assert run(capfdbinary, "show", audit, "--record", "0" * 64).status == 1
-    assert "too short" in run(capfdbinary, "show", audit, "--record", "ab").complaint(2, PROGRAM)
+    assert run(capfdbinary, "show", "0" * 64, audit).status == 1
+    assert "too short" in run(capfdbinary, "show", "ab", audit).complaint(2, PROGRAM)
 
 
 def test_csv_has_no_formula_and_no_control_character(
@@ -162,6 +163,14 @@ def test_a_line_that_is_no_record_is_displayed(
     ended = run(capfdbinary, "search", audit, "--event", "unreadable")
     assert ended.stdout.count(b"\n") == 1
     assert b"\x1b" not in ended.stdout
+
+
+def test_a_named_pipe_in_the_directory_does_not_stop_the_command(
+    audit: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    os.mkfifo(audit / "x.jsonl")
+    ended = run(capfdbinary, "verify", audit)
+    assert "not a regular file" in ended.complaint(2, PROGRAM)
 
 
 def test_a_directory_without_a_trail_is_reported(

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from tests.support.broker import running_broker
 from tests.support.command import Run, run_all, run_here
+from tests.support.documents import follows
 from tests.support.pccs import Pccs, running_pccs
 from tests.support.verdict import beside
 from verdictd_py import daemon as app
@@ -55,7 +56,8 @@ async def test_collateral_is_fetched_displayed_verified_and_used(
     )
     assert (fetched.status, fetched.stdout) == (0, f"{bundle}: 1 platform types\n".encode())
     shown = await beside("main", "collateral", "show", "--json", str(bundle), *root)
-    (row,) = json.loads(shown.stdout)
+    follows(shown.json, "collateral-list")
+    (row,) = shown.items
     assert (row["tee"], row["fmspc"], row["ca"]) == ("tdx", FMSPC, "platform")
     assert (row["evaluation"], row["problem"]) == (17, "")
     assert (await beside("main", "collateral", "verify", str(bundle), *root)).status == 0

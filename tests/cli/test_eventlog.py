@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Ended, run_here
+from tests.support.documents import follows
 from tests.support.vectors import vector
 
 PROGRAM = "verdictd-py eventlog"
@@ -56,6 +57,7 @@ def test_show_reports_which_events_are_proved(
     assert b"rtmr2 EV_IPL kernel_cmdline: " in ended.stdout
     assert b"not provable" in ended.stdout
     found = run(capfdbinary, "show", "--json", files["log"], "--quote", files["quote"]).json
+    follows(found, "event-log")
     assert found["mismatches"] == []
     assert found["claims"]["secureBoot"] is False
     assert len(json.dumps(found)) > 1000

@@ -166,6 +166,28 @@ def test_the_installed_command_prints_secrets_and_errors(place: Place) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        ("debug", ["INFO connected to", "INFO the handshake", "DEBUG request: Get KEK"]),
+        ("info", ["INFO connected to", "INFO the handshake is complete"]),
+        ("warning", []),
+    ],
+)
+def test_the_log_level_decides_which_steps_are_written(
+    ask: Ask, level: str, said: list[str]
+) -> None:
+    done = ask("key", KID, "--log-level", level, "--base64")
+    assert (done.status, done.stdout) == (0, base64.b64encode(KEY) + b"\n")
+    lines = done.stderr.splitlines()
+    assert len([line for line in lines if "DEBUG" in line]) == (2 if level == "debug" else 0)
+    for part in said:
+        assert any(part in line for line in lines), lines
+    assert bool(lines) == bool(said)
+    for secret in (KEY.hex(), base64.b64encode(KEY).decode(), repr(KEY)[2:-1]):
+        assert secret not in done.stderr
+
+
 def test_the_demo_runs_every_step() -> None:
     """The demo prints each refusal with its reason."""
     done = run(Run(("demo", "--exit")))

@@ -244,3 +244,22 @@ def test_https_is_used_if_requested(ask: Ask, kbs: StandIn) -> None:
             line == f"the server at 127.0.0.1:{port} does not use TLS: write http:// in --connect"
         )
     assert not kbs.asked
+
+
+def test_the_log_has_requests_and_no_secret(ask: Ask, kbs: StandIn) -> None:
+    done = ask("--log-level", "info", "key", KID)
+    assert (done.status, done.stdout) == (0, KEK)
+    lines = [line.partition(" INFO ")[2] for line in done.stderr.splitlines()]
+    paths = [" ".join(line.split()[:2]) for line in lines]
+    assert paths == [
+        "GET /kbs/v0/resource/default/key/1:",
+        "POST /kbs/v0/auth:",
+        "POST /kbs/v0/attest:",
+        "GET /kbs/v0/resource/default/key/1:",
+    ]
+    assert b64(KEK) not in done.stderr
+
+
+def test_options_may_follow_the_request(ask: Ask, kbs: StandIn) -> None:
+    assert ask("resource", "my/secret/1", "--base64", "--attester", "sample").stdout == b"AP8=\n"
+    assert kbs.bodies[0]["tee"] == "sample"

@@ -20,22 +20,24 @@ SOURCES = Path(verdictd_py.__file__).parent
 SECRET = SecretBytes(b"xyz")
 NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 
+ERRORS = {"storage.fault", "warning.audit", "warning.bug", "warning.task"}
+DEBUG = {"connection.probed"}
 WARNINGS = {
-    "audit.continued", "audit.not-kept", "change.failed", "guest.not-judged", "guest.refused",
-    "console.refused",
-    "log.dropped", "release.refused", "request.failed", "storage.fault",
-    "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.content",
+    "audit.continued", "audit.not-delivered", "audit.not-kept", "change.failed",
+    "console.refused", "guest.not-judged", "guest.refused",
+    "log.dropped", "release.refused", "request.failed",
+    "unsafe.option", "warning.collateral", "warning.content",
     "warning.document",
     "warning.environment",
     "warning.identity", "warning.limits", "warning.policy", "warning.readiness",
     "warning.reload", "warning.shadowed",
     "warning.other-daemon",
-    "warning.storage", "warning.task", "warning.unpinned", "warning.worker", "wrap.refused",
+    "warning.storage", "warning.unpinned", "warning.worker", "wrap.refused",
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged", "release.refused", "collateral.used"}
 AUDITED = {
     "console.link-created", "console.signed-in",
-    "audit.began", "audit.head", "audit.named", "audit.pruned",
+    "audit.began", "audit.head", "audit.not-delivered", "audit.named", "audit.pruned",
     "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
     "daemon.stopped", "documents.used", "file.changed", "guest.accepted", "guest.disconnected",
     "image-key.unwrapped",
@@ -103,6 +105,8 @@ def test_each_event_type_of_the_package_is_in_the_catalogue() -> None:
 
 def test_levels_and_audit_are_those_that_tools_rely_on() -> None:
     assert {name for name, kind in NAMES.items() if kind.spec.level is Level.WARNING} == WARNINGS
+    assert {name for name, kind in NAMES.items() if kind.spec.level is Level.ERROR} == ERRORS
+    assert {name for name, kind in NAMES.items() if kind.spec.level is Level.DEBUG} == DEBUG
     assert {name for name, kind in NAMES.items() if kind.spec.audit is Audit.YES} == AUDITED
     assert {name for name, kind in NAMES.items() if kind.spec.audit is Audit.LIMITED} == LIMITED
 

@@ -27,7 +27,9 @@ from tests.events.trails import (
     rewrite,
     run_once,
 )
+from tests.support.broker import RunningBroker
 from tests.support.command import environment
+from tests.support.documents import follows
 from tests.support.events import RecordedEvents
 from verdictd_py.cli import audit as command
 from verdictd_py.domain.events import AuditBegan, AuditContinued, AuditHead
@@ -326,7 +328,9 @@ def test_the_command_verifies_a_directory(
     assert command.run(["verify", str(audit), "--expect-head", "0" * 64]) == 1
     capsys.readouterr()
     assert command.run(["verify", str(audit), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["changed"] is False
+    verification = json.loads(capsys.readouterr().out)
+    follows(verification, "audit-verification")
+    assert verification["changed"] is False
     files[1].unlink()
     assert command.run(["verify", str(audit)]) == 1
     assert f"{files[1].name} is missing" in capsys.readouterr().err
@@ -374,3 +378,41 @@ def test_a_hundred_kills_while_records_are_written_leave_a_trail_that_verifies(
     }
     assert acknowledged <= recorded
     assert len(list(audit.glob("*.jsonl"))) > 60  # others were killed before they had a file
+
+
+@pytest.mark.parametrize("suffix", ["", ".state"])
+def test_a_named_pipe_does_not_stop_the_start(audit: Path, suffix: str) -> None:
+    """Someone who can write the directory has put it there."""
+    last = run_once(audit)
+    path = audit / f".{last.name}.state" if suffix else last
+    path.unlink()
+    os.mkfifo(path)
+    run_once(audit)
+    if not suffix:
+        path.unlink()
+        assert check(audit).problems
+
+
+def test_statements_that_cannot_be_read_are_a_problem(audit: Path) -> None:
+    for value in (7, ["x"], [["x"]], "text"):
+        file = run_once(audit)
+
+        def damage(members: dict[str, Any], value: Any = value) -> None:
+            if members["event"] == "audit.began":
+                members["fields"]["files"] = value
+
+        rewrite(file, damage)
+        assert any("line 1" in text or "statement" in text for text in check(audit).problems)
+
+
+async def test_the_health_reports_that_the_file_was_removed(broker: RunningBroker) -> None:
+    """Once; after that the trail continues, and the broker is ready again."""
+    health = broker.daemon._parts.health
+    (file,) = (broker.data / "audit").glob("*.jsonl")
+    file.unlink()
+    await health.examine()
+    assert not health.parts["audit"]
+    assert f"audit/{file.name} was removed" in health.problems["audit"]
+    await health.examine()
+    assert health.parts["audit"]
+    assert len(broker.events.of(AuditContinued)) == 1

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verdictd_py.domain.events import ConnectionClosed, ConnectionTimeout, KeyRead, WarningStorage
+from verdictd_py.domain.events import (
+    ConnectionClosed,
+    ConnectionProbed,
+    ConnectionTimeout,
+    KeyRead,
+    WarningAudit,
+    WarningStorage,
+)
 from verdictd_py.domain.eventtypes import Event, FieldInfo, event
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.events.log import LogEvents
@@ -98,6 +105,7 @@ def test_values_come_back_from_text_unchanged(value: str) -> None:
     [
         (ConnectionTimeout(peer="p", reason="x"), "info"),
         (WarningStorage(reason="x"), "warning"),
+        (WarningAudit(reason="x"), "error"),
     ],
 )
 def test_a_line_has_the_level_of_its_type(log_format: Format, event: Event, level: str) -> None:
@@ -110,3 +118,34 @@ def test_a_line_has_the_level_of_its_type(log_format: Format, event: Event, leve
         assert re.fullmatch(
             rf'\d{{4}}-\d\d-\d\dT[\d:.]+Z {level.upper()} {re.escape(name)} .*reason="x"\n', text
         )
+
+
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [
+        ("debug", ["connection.probed", "connection.closed", "warning.storage", "warning.audit"]),
+        ("info", ["connection.closed", "warning.storage", "warning.audit"]),
+        ("warning", ["warning.storage", "warning.audit"]),
+        ("error", ["warning.audit"]),
+    ],
+)
+def test_events_below_the_level_are_not_written(level: str, written: list[str]) -> None:
+    stream = io.StringIO()
+    log = LogEvents(stream.write, "json", level=level)
+    for recorded in (
+        ConnectionProbed(peer="p"),
+        ConnectionClosed(peer="p"),
+        WarningStorage(reason="x"),
+        WarningAudit(reason="x"),
+    ):
+        log.record(recorded)
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == written
+
+
+def test_events_below_the_level_are_no_flood() -> None:
+    stream = io.StringIO()
+    log = LogEvents(stream.write, "json")
+    for _ in range(1000):
+        log.record(ConnectionProbed(peer="p"))
+    log.end_minute()
+    assert stream.getvalue() == ""

@@ -71,8 +71,9 @@ def test_a_rotated_file_that_vanished_is_reported(audit: Path) -> None:
     for number in range(60):
         trail.record(created(number))
     trail.close()
-    files_of(audit)[1].unlink()
-    assert "is missing" in check(audit).problems[0]
+    second = sorted(files_of(audit), key=lambda path: str(first_of(path)["time"]))[1]
+    second.unlink()
+    assert f"{second.name} is missing" in check(audit).problems[0]
 
 
 def test_counts_are_not_counted_twice_after_a_rotation_and_a_kill(audit: Path) -> None:

@@ -289,8 +289,10 @@ class TestFloods:
         assert {kind.spec.name for kind in CATALOGUE if kind.spec.by_peers} == {
             "connection.closed",
             "connection.failed",
+            "connection.probed",
             "connection.refused",
             "connection.timeout",
+            "console.refused",
             "guest.not-judged",
             "guest.refused",
             "request.answered",

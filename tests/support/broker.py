@@ -123,6 +123,7 @@ async def running_broker(
         "appraisal_timeout": APPRAISAL_SECONDS,
         "idle_timeout": IDLE_SECONDS,
         "drain_timeout": DRAIN_SECONDS,
+        "audit_reserve_bytes": 0,
         **settings,
     }
     events = RecordedEvents()

@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from verdictd_py.cli.main import main
+from verdictd_py.cli.parsing import printable
 
 COMMAND = (sys.executable, "-m", "verdictd_py.cli.main")
 OUR_VARIABLES: Final = ("VERDICTD_", "VERDICT_PY_")
@@ -61,12 +62,20 @@ class Ended:
         return list(self.json["items"])
 
     def complaint(self, status: int, program: str = "verdictd-py") -> str:
-        """The one line on standard error of a command that failed with `status`."""
-        assert (self.status, self.stdout) == (status, b""), self
+        """The one line on standard error of a command that failed with `status`.
+
+        Standard output is empty, or the document of the same error.
+        """
+        assert self.status == status, self
         assert self.stderr.endswith("\n"), self
         assert self.stderr.count("\n") == 1, self
         assert self.stderr.startswith(f"{program}: "), self
-        return self.stderr.removeprefix(f"{program}: ").rstrip("\n")
+        line = self.stderr.removeprefix(f"{program}: ").rstrip("\n")
+        if self.stdout:
+            error = self.json
+            assert (error["schema"], error["status"]) == ("verdictd.v1/error", status), self
+            assert printable(error["message"]) == line, self
+        return line
 
 
 def run(one: Run) -> Ended:

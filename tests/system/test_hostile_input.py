@@ -73,6 +73,7 @@ async def test_bytes_that_are_not_tls_are_one_log_line(broker: RunningBroker, da
     await nothing_stays(broker)
     lines = broker.events.named("connection.failed", "connection.timeout", "connection.closed")
     assert len(lines) == 1
+    assert not broker.events.named("connection.probed")
 
 
 async def test_half_a_handshake_ends_at_its_time_limit(broker: RunningBroker) -> None:

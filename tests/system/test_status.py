@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import re
 import signal
 import socket
+import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -102,13 +104,12 @@ async def test_counters_survive_the_kill_of_a_worker(broker: RunningBroker) -> N
     for pid in killed.values():
         os.kill(pid, signal.SIGKILL)
     await happening(lambda: len(broker.events.named("warning.worker")) == 2)
-    found = await scrape(broker)
+    await settled(broker, "verdictd_connections", 0, listener="listen")
+    found = await settled(broker, "verdictd_queue_length", 0, process="worker")
     for sample, series in before.samples.items():
         if sample.endswith(("_total", "_count", "_sum", "_bucket")):
             for labels, value in series.items():
                 assert found.samples[sample][labels] >= value, (sample, labels)
-    assert found.value("verdictd_connections", listener="listen") == 0
-    assert found.value("verdictd_queue_length", process="worker") == 0
 
 
 @pytest.mark.broker(kbs=True, status="127.0.0.1:0", workers=2)
@@ -264,3 +265,24 @@ async def test_no_collateral_is_no_expiry(broker: RunningBroker) -> None:
     found = await scrape(broker)
     assert "verdictd_collateral_expiry_timestamp_seconds" not in found.samples
     assert found.value("verdictd_collateral_sets") == 0
+
+
+async def test_pages_need_no_round_of_the_event_loop(broker: RunningBroker) -> None:
+    """A flood keeps the loop busy; here, it does not run at all until all pages are there."""
+    await scrape(broker)
+    address = broker.daemon.listener("status").address
+    pages: dict[str, bytes] = {}
+
+    def fetch() -> None:
+        for path in ("/metrics", "/livez", "/readyz"):
+            connection = http.client.HTTPConnection(address.host, address.port)
+            connection.request("GET", path)
+            pages[path] = connection.getresponse().read()
+            connection.close()
+
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    thread.join()
+    assert b"verdictd_ready 1.0" in pages["/metrics"]
+    assert pages["/livez"] == b'{"live": true}\n'
+    assert b'"ready": true' in pages["/readyz"]

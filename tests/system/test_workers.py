@@ -107,6 +107,8 @@ async def test_every_audit_file_verifies_and_names_its_writer(broker: RunningBro
     assert len(files) == 3
     verified = await asyncio.to_thread(run, Command(["audit", "verify", *map(str, files)]))
     assert verified.status == 0
+    together = Command(["audit", "verify", str(broker.data / "audit")])
+    assert (await asyncio.to_thread(run, together)).status == 0
     stopped = {str(event["file"]): event for event in broker.events.named("worker.stopped")}
     started = {str(event["file"]) for event in broker.events.named("worker.started")}
     for line in verified.stdout.decode().splitlines():

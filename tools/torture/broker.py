@@ -91,6 +91,7 @@ class Site:
             *(() if "--collateral-url" in options else collateral),
             *("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0"),
             *("--kbs-http", "127.0.0.1:0", "--verifier", "tdx"),
+            *(() if "--status" in options else ("--status", "127.0.0.1:0")),
             *("--kbs-tls-cert", str(self.directory / "https.pem")),
             *("--kbs-tls-key", str(self.directory / "https.key")),
             *("--data-dir", str(self.data)),
@@ -106,6 +107,7 @@ class Broker:
         listen: host and port for guests over RATS-TLS.
         client_api: address of the gRPC listener.
         kbs: URL of the HTTPS listener.
+        status: URL of the status listener.
         log: file with its standard error, one JSON object a line.
     """
 
@@ -116,6 +118,7 @@ class Broker:
         self.listen = ("", 0)
         self.client_api = ""
         self.kbs = ""
+        self.status = ""
 
     @classmethod
     async def start(
@@ -225,6 +228,8 @@ class Broker:
         self.listen = (host, int(port))
         self.client_api = str(started["client_api"])
         self.kbs = str(started["kbs_http"])
+        listeners = (e for e in self.events() if e.get("event") == "listener.started")
+        self.status = next(str(e["endpoint"]) for e in listeners if e["name"] == "status")
 
     def _started(self) -> dict[str, Any] | None:
         return next((e for e in self.events() if e.get("event") == "daemon.started"), None)

@@ -41,6 +41,10 @@ FAILURES: Final = (VerdictdError, grpc.aio.AioRpcError, OSError, httpx.HTTPError
 """How a client that is not served fails; `OSError` includes `TimeoutError`."""
 
 
+SCRAPE: Final = "scrape"
+"""Name of the client that reads the metrics."""
+
+
 class WrongAnswer(VerdictdError):
     """The broker answered something else than the secret that is stored."""
 
@@ -97,6 +101,11 @@ class Target(Protocol):
         ...
 
     @property
+    def status(self) -> str:
+        """URL of the status listener."""
+        ...
+
+    @property
     def platform(self) -> SimulatedPlatform:
         """The platform that the broker trusts."""
         ...
@@ -134,6 +143,7 @@ class Clients:
             "wrap": self.wrap,
             "operator": self.operator,
             "connected": self.connected,
+            SCRAPE: self.scrape,
         }
 
     def ratstls_connection(self) -> AbstractAsyncContextManager[GuestConnection]:
@@ -174,6 +184,13 @@ class Clients:
             listed = await keys.ListKeys(v1.ListKeysRequest(), timeout=CALL_SECONDS)
         if KID not in {key.name for key in listed.keys}:
             raise WrongAnswer("the list of keys lacks a key")
+
+    async def scrape(self) -> None:
+        """Read the metrics, as Prometheus does."""
+        async with httpx.AsyncClient(trust_env=False, timeout=CALL_SECONDS) as client:
+            page = (await client.get(f"{self._broker.status}/metrics")).text
+        if "verdictd_ready 1.0" not in page:
+            raise WrongAnswer("the metrics do not say that the broker is ready")
 
 
 def failure_text(error: Exception) -> str:

@@ -31,6 +31,7 @@ class Target:
     listen: tuple[str, int]
     client_api: str
     kbs: str
+    status: str
     platform: SimulatedPlatform
     ca: Path
 
@@ -43,6 +44,7 @@ async def main(text: str) -> None:
         listen=(options["listen"][0], options["listen"][1]),
         client_api=options["client_api"],
         kbs=options["kbs"],
+        status="",  # these clients read no metrics
         platform=SimulatedPlatform.load(directory / "platform"),
         ca=directory / "ca.pem",
     )

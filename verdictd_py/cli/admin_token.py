@@ -46,6 +46,7 @@ def build_parser() -> Parser:
         "verdictd-py admin-token",
         "Sign a token for a broker whose --kbs-admins contains the public key, and print it.\n"
         "Any client with the token has the role until it expires: protect it like the key.",
+        "exit status: 0 printed, 2 wrong command line or key",
     )
     parser.add_argument(
         "--key", type=Path, metavar="FILE", required=True, help="private key, PEM: Ed25519 or P-256"

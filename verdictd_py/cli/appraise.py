@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
@@ -18,6 +17,8 @@ from typing import Final
 from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.explanation import explain_appraisal
+from verdictd_py.cli.output.limits import add_timeout
+from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, moment, read_file
 from verdictd_py.config import MAX_GRACE_DAYS
 from verdictd_py.documents.deciding import combine
@@ -54,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
         remedy = "" if options.collateral else "; give its collateral with --collateral"
         raise ConfigError(f"{error}{remedy}") from error
     if options.json:
-        print(json.dumps(appraisal.as_json(), indent=2))
+        CommandOutput("appraisal", appraisal.as_json()).print(Form.JSON)
     else:
         _print(appraisal)
     return EXIT_OK if appraisal.accepted else EXIT_REFUSED
@@ -91,6 +92,7 @@ def build_parser() -> Parser:
         "--min-tcb-evaluation", metavar="N", type=_count, default=0, help="as the daemon's (0)"
     )
     parser.add_argument("--json", action="store_true", help="output as JSON")
+    add_timeout(parser)
     return parser
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from verdictd_py.cli.output.limits import add_timeout
+from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, moment, printable
 from verdictd_py.config import DEFAULT_DATA_DIR
 from verdictd_py.errors import ConfigError
@@ -83,18 +85,13 @@ def build_parser() -> Parser:
     tail.add_argument("-f", "--follow", action="store_true", help="print new records as they come")
     search = _action(actions, "search", "print the records that meet all conditions", _search)
     search.add_argument("--json", action="store_true", help="as JSON lines")
-    show = _action(actions, "show", "print one record with all fields", _show)
-    show.add_argument(
-        "--record",
-        metavar="DIGEST",
-        required=True,
-        help="the beginning of its digest, or FILE:NUMBER",
-    )
+    _action(actions, "show", "print one record with all fields", _show, with_record=True)
     export = _action(actions, "export", "write records for other programs", _export)
     export.add_argument("--format", choices=sorted(FORMATS), default="jsonl")
     export.add_argument("--output", metavar="FILE", type=Path, help="(standard output)")
     for action in (tail, search, export):
         _add_filter(action)
+    add_timeout(parser)
     return parser
 
 
@@ -103,9 +100,15 @@ def _action(
     name: str,
     text: str,
     run: Callable[[argparse.Namespace], int],
+    *,
+    with_record: bool = False,
 ) -> Parser:
     prog = f"{PROGRAM} {name}"
     action = actions.add_parser(name, prog=prog, description=text, epilog=_EPILOG, help=text)
+    if with_record:
+        action.add_argument(
+            "record", metavar="DIGEST", help="the beginning of its digest, or FILE:NUMBER"
+        )
     action.add_argument(
         "paths",
         metavar="DIR|FILE",
@@ -165,7 +168,7 @@ def _verify(options: argparse.Namespace) -> int:
     complete = not options.paths or any(path.is_dir() for path in options.paths)
     findings = verified(scans, complete=complete, keys=keys, expected=expected)
     if options.json:
-        print(json.dumps(_report(scans, findings), indent=2))
+        CommandOutput("audit-verification", _report(scans, findings)).print(Form.JSON)
     else:
         _print_findings(scans, findings, keyed=bool(keys))
     return EXIT_REFUSED if findings.problems else EXIT_OK

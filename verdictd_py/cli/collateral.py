@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from verdictd_py import config
 from verdictd_py import daemon as app
+from verdictd_py.cli.output.limits import add_timeout
+from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import (
     EXIT_OK,
     EXIT_REFUSED,
@@ -65,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
         for collateral in _read(file)
     ]
     if options.json:
-        print(json.dumps(rows, indent=2))
+        CommandOutput("collateral-list", rows).print(Form.JSON)
     else:
         for row in rows:
             text = "  ".join(f"{name}={value}" for name, value in row.items() if value != "")
@@ -84,11 +86,13 @@ def build_parser() -> Parser:
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     fetch = actions.add_parser("fetch", prog=f"{PROGRAM} fetch", description="from PCS or a PCCS")
-    fetch.add_argument("--fmspc", metavar="HEX[,HEX]", type=_fmspcs, default=())
-    fetch.add_argument("--quote", metavar="FILE", type=Path, action="append", default=[])
-    fetch.add_argument("--tee", choices=TEES, default=TEES[0], help="TEE of --fmspc (%(default)s)")
-    fetch.add_argument("--ca", choices=("platform", "processor"), default="platform")
-    fetch.add_argument("--output", metavar="FILE", type=Path, required=True)
+    add = fetch.add_argument
+    add("--fmspc", metavar="HEX[,HEX]", type=_fmspcs, default=(), help="platform types")
+    add("--quote", metavar="FILE", type=Path, action="append", default=[], help="of a platform")
+    add("--tee", choices=TEES, default=TEES[0], help="TEE of --fmspc (%(default)s)")
+    authorities = ("platform", "processor")
+    add("--ca", choices=authorities, default="platform", help="CA of the PCK (%(default)s)")
+    add("--output", metavar="FILE", type=Path, required=True, help="file to write")
     for name in _SERVICE:
         option = "--" + name.replace("_", "-")
         fetch.add_argument(option, metavar="VALUE", help="as the daemon's")
@@ -99,6 +103,7 @@ def build_parser() -> Parser:
         command.add_argument("--json", action="store_true")
     for action in actions.choices.values():
         action.add_argument("--root-ca", metavar="FILE", type=Path, help="DER or PEM (Intel's)")
+    add_timeout(parser)
     return parser
 
 

@@ -115,10 +115,17 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
         "H",
         "age at which an audit file is followed by another (no limit)",
     ),
+    (
+        ("--audit-sink",),
+        "SINK[,SINK]",
+        "also send audit records to journald, syslog:/dev/log, syslog+tls://HOST ... (none)",
+    ),
+    (("--audit-reserve-bytes",), "N", "disk space reserved for audit records (16 MiB)"),
     (("--audit-keep-days",), "DAYS", "remove audit files after so long, with a proof (never)"),
     (("--audit-keep-bytes",), "N", "remove the oldest audit files beyond this size (no limit)"),
     (("--status",), "ADDR", "HTTP listener of /metrics, /livez and /readyz (not given)"),
     (("--log-format",), "NAME", "text or json (text)"),
+    (("--log-level",), "NAME", "least urgent level of the log: debug, info, warning, error (info)"),
     (
         ("--workers",),
         "N",
@@ -184,7 +191,8 @@ def build_parser() -> Parser:
         f"commands (each has its own --help):\n{commands}\n\n"
         "Every option above the unsafe ones is also a key of the file given by --config\n"
         '(listen = "0.0.0.0:20002") and an environment variable (VERDICTD_LISTEN).\n'
-        "The command line overrides the environment, which overrides the file.",
+        "The command line overrides the environment, which overrides the file.\n\n"
+        "exit status: 0 stopped by SIGTERM, 1 a failure ended it, 2 it could not start",
     )
     parser.add_argument("-V", "--version", action="version", version=f"verdictd-py {__version__}")
     unsafe = parser.add_argument_group("unsafe, on the command line only")

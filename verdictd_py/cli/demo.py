@@ -88,6 +88,7 @@ def build_parser() -> Parser:
         "Start a broker on free loopback ports with a temporary data directory and a simulated\n"
         "TDX platform, wrap a key, release it to a genuine guest, refuse a tampered and a debug\n"
         "guest, and leave the broker running.",
+        "exit status: 0 each step had its expected result, 1 one had not",
     )
     parser.add_argument("--exit", action="store_true", help="exit after the last step")
     parser.add_argument(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from verdictd_py.cli.output.limits import add_timeout
+from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, printable, read_file
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.encoding import JsonValue
@@ -49,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
         report: dict[str, JsonValue] = {"claims": claims, "mismatches": mismatches}
         if options.action == "show":
             report["events"] = [_report(log, number) for number in range(len(log.events))]
-        print(json.dumps(report, indent=2))
+        CommandOutput("event-log", report).print(Form.JSON)
     else:
         if options.action == "show":
             _show(log)
@@ -81,6 +82,7 @@ def build_parser() -> Parser:
             action="store_true",
             help="for guests that extend RTMR3 at run time without log entries",
         )
+    add_timeout(parser)
     return parser
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Final
 
 from verdictd_py.cli.hardening import require_executable_memory
-from verdictd_py.cli.parsing import fail, with_help
+from verdictd_py.cli.output import progress
+from verdictd_py.cli.output.limits import TimeExpired, limited, requested
+from verdictd_py.cli.parsing import EXIT_USAGE, Failed, fail, with_help
 from verdictd_py.errors import VerdictdError
 
 EXIT_BROKEN_PIPE: Final = 141
@@ -30,9 +33,35 @@ COMMANDS: Final = {
 }
 
 
+_LIMITED: Final = frozenset({"appraise", "audit", "collateral", "eventlog", "policy"})
+"""Commands that take any time and answer at their end: they have progress and `--timeout`."""
+
+
+@contextmanager
+def _supervised(name: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Report the progress of a command, and limit its time if `--timeout` is given."""
+    if name not in _LIMITED:
+        yield
+        return
+    with progress.until_output(f"verdictd-py {name}"), limited(requested(arguments)):
+        yield
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; it loads only the module of the given command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(arguments)
+    except Failed as error:
+        if "--json" in arguments:
+            from verdictd_py.cli.output import errors  # noqa: PLC0415  # for errors only
+
+            form = errors.requested_form(arguments)
+            errors.report(form, EXIT_USAGE, error.name, error.message)
+        raise
+
+
+def _main(arguments: list[str]) -> int:
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     if arguments and not name and not arguments[0].startswith("-"):
         from verdictd_py.cli import suggest  # noqa: PLC0415  # for errors only
@@ -48,11 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = import_module(f"verdictd_py.cli.{name.replace('-', '_') or 'daemon'}")
     run: Callable[[Sequence[str]], int] = module.run
     try:
-        status = run(arguments[1:] if name else arguments)
+        with _supervised(name, arguments):
+            status = run(arguments[1:] if name else arguments)
         sys.stdout.flush()
         return status
+    except TimeExpired as error:
+        fail(f"verdictd-py {name}", str(error), "timeout")
     except VerdictdError as error:
-        fail(f"verdictd-py {name}".strip(), str(error))
+        fail(f"verdictd-py {name}".strip(), str(error), error.code)
     except BrokenPipeError:  # the reader closed the pipe
         sys.stdout = None  # nothing to flush at exit
         return EXIT_BROKEN_PIPE

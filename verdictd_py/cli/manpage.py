@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from verdictd_py import __version__
@@ -16,6 +16,11 @@ _SUMMARIES: Final = {
     "verdict-py": "manage a key broker for confidential containers",
     "verdictd-py": "key broker that releases secrets only to attested workloads",
 }
+_DATE: Final = "2026-11-27"
+"""Date of this module's own texts; the rest has the date of the version."""
+
+_COLUMNS: Final = 78
+
 _OTHER: Final = {"verdict-py": "verdictd-py", "verdictd-py": "verdict-py"}
 _ENVIRONMENT: Final = {
     "verdict-py": (
@@ -53,19 +58,31 @@ _EXAMPLES: Final = {
         ("Request a key as a guest.", "verdictd-py guest --connect HOST:20002 key my-key"),
     ),
 }
-_PROSE: Final = re.compile(r"^(?:commands|environment|exit status)\b", re.MULTILINE)
 
 
 def page(program: str) -> str:
     """Return the manual page of a program, in section 1."""
     lines = list(command_lines(program))
-    return "\n".join(_lines(program, lines)) + "\n"
+    return "\n".join(_wrapped(_lines(program, lines))) + "\n"
+
+
+def _wrapped(lines: Iterable[str]) -> Iterator[str]:
+    """Break long lines of text; requests and unfilled text stay whole."""
+    filled = True
+    for line in lines:
+        filled = {".nf": False, ".fi": True}.get(line, filled)
+        if not filled or line.startswith(".") or len(line) <= _COLUMNS:
+            yield line
+            continue
+        for part in textwrap.wrap(line, _COLUMNS, break_long_words=False, break_on_hyphens=False):
+            yield f"\\&{part}" if part.startswith((".", "'")) else part
 
 
 def _lines(program: str, lines: list[CommandLine]) -> Iterator[str]:
     first, *commands = lines
     yield f'.\\" Made from the parsers of {program}; do not edit.'
-    yield f'.TH {_quoted(program.upper())} 1 "" {_quoted(f"verdictd-py {__version__}")}'
+    yield f".TH {_quoted(program.upper())} 1 {_DATE} {_quoted(f'verdictd-py {__version__}')}"
+    yield ".ad l"
     yield ".SH NAME"
     yield f"{_text(program)} \\- {_text(_SUMMARIES[program])}"
     yield ".SH SYNOPSIS"
@@ -77,7 +94,8 @@ def _lines(program: str, lines: list[CommandLine]) -> Iterator[str]:
     yield from _options(first.parser)
     yield ".SH COMMANDS"
     for command in commands:
-        yield from _command(command)
+        if not _is_group(command):
+            yield from _command(command, lines)
     yield ".SH EXIT STATUS"
     for words, meanings in statuses(program):
         yield ".TP"
@@ -89,16 +107,25 @@ def _lines(program: str, lines: list[CommandLine]) -> Iterator[str]:
         yield f".B {_text(names)}"
         yield _text(meaning)
     yield ".SH EXAMPLES"
-    for what, example in _EXAMPLES[program]:
-        yield ".PP"
+    for number, (what, example) in enumerate(_EXAMPLES[program]):
+        if number:
+            yield ".PP"
         yield _text(what)
         yield from (".PP", ".RS 4", ".nf", _text(example), ".fi", ".RE")
     yield ".SH SEE ALSO"
     yield f".BR {_text(_OTHER[program])} (1)"
 
 
-def _command(command: CommandLine) -> Iterator[str]:
-    """Yield the section of a command; that of a group of commands has no options."""
+def _is_group(command: CommandLine) -> bool:
+    """Return whether a command only has commands below it, and no options of its own."""
+    return all(
+        action.dest == "help" or action.nargs == argparse.PARSER
+        for action in command.parser._actions  # noqa: SLF001  # argparse shows them in no other way
+    )
+
+
+def _command(command: CommandLine, lines: Sequence[CommandLine]) -> Iterator[str]:
+    """Yield the section of a command."""
     words = " ".join(command.words[1:])
     arguments = [
         action
@@ -118,20 +145,30 @@ def _command(command: CommandLine) -> Iterator[str]:
             yield ".TP"
             yield f".I {_text(_placeholder(action))}"
             yield _text(help_of(action))
-    shared = _CONNECTION if command.words[0] == "verdict-py" else ()
-    yield from _options(command.parser, skip=shared)
+    yield from _options(command.parser, skip=_shared(command, lines))
 
 
-_CONNECTION: Final = (
-    *("client_api", "timeout", "tls_ca", "tls_cert", "tls_key"),
-    *("server_user", "unsafe_any_server", "json"),
-)
-"""Options that each command of `verdict-py` has, and that are described once."""
+def _shared(command: CommandLine, lines: Sequence[CommandLine]) -> frozenset[str]:
+    """Return the options that a command has in common with its program or group.
+
+    They are described once. The daemon's options are not those of the other commands.
+    """
+    above = command.words[:-1]
+    if above == ("verdictd-py",):
+        return frozenset()
+    dests: set[str] = set()
+    for line in lines:
+        if line.words == command.words[: len(line.words)] and line is not command:
+            dests.update(action.dest for action in line.parser._actions)  # noqa: SLF001  # as below
+    return frozenset(dests - _OWN if command.words[0] == "verdictd-py" else dests)
 
 
-def _options(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> Iterator[str]:
+_OWN: Final = frozenset(("name", "file"))
+
+
+def _options(parser: argparse.ArgumentParser, skip: frozenset[str] = frozenset()) -> Iterator[str]:
     for action in parser._actions:  # noqa: SLF001  # as above
-        if not action.option_strings or action.dest in ("help", *skip):
+        if not action.option_strings or action.dest in skip or action.dest == "help":
             continue
         if action.help == argparse.SUPPRESS:
             continue
@@ -139,7 +176,7 @@ def _options(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> Ite
         value = _placeholder(action) if action.nargs != 0 else ""
         yield ".TP"
         yield f"{names} \\fI{_text(value)}\\fR" if value else names
-        yield _text(help_of(action) or "See the description.")
+        yield _text(help_of(action)) or "\\&"
 
 
 def _placeholder(action: argparse.Action) -> str:

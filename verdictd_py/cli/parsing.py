@@ -26,11 +26,13 @@ class Failed(SystemExit):
 
     Attributes:
         message: the line, without the name of the program.
+        name: stable name of the error, for programs.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, name: str) -> None:
         super().__init__(EXIT_USAGE)
         self.message = message
+        self.name = name
 
 
 class Parser(argparse.ArgumentParser):
@@ -202,7 +204,11 @@ def complain(program: str, message: str) -> None:
     print("\n".join(wrapped(line, width)), file=sys.stderr)
 
 
-def fail(program: str, message: str) -> NoReturn:
-    """Exit with status 2 after a line on standard error."""
+def fail(program: str, message: str, name: str = "usage") -> NoReturn:
+    """Exit with status 2 after a line on standard error.
+
+    Args:
+        name: stable name of the error, for programs.
+    """
     complain(program, message)
-    raise Failed(message)
+    raise Failed(message, name)

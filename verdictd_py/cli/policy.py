@@ -11,6 +11,7 @@ from typing import Final
 from verdictd_py import daemon as app
 from verdictd_py.broker.policytests import notes, only_guest, tee_of_claims
 from verdictd_py.cli import policyreport
+from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import Parser, moment, read_file, read_input
 from verdictd_py.documents import referencesets
@@ -87,6 +88,7 @@ def build_parser() -> Parser:
     )
     test.add_argument("--require-reference-values", action="store_true", help="as the daemon's")
     test.add_argument("--verifier", metavar="NAME[,NAME]", help="as the daemon's (none)")
+    add_timeout(parser)
     return parser
 
 

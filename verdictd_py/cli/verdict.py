@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(arguments, form)
     except Failed as error:
-        errors.report(form, EXIT_USAGE, "usage", error.message)
+        errors.report(form, EXIT_USAGE, error.name, error.message)
         raise
 
 

@@ -49,7 +49,9 @@ from verdictd_py.listeners.kbs.timelimit import within
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.proxies import Proxies
+from verdictd_py.listeners.shares import Shares
 from verdictd_py.ports import Events
+from verdictd_py.stages import Meter
 
 MAX_FORM_BYTES: Final = 1024 * 1024
 """Maximum size of a form; a policy has at most 256 KiB, up to three times as much encoded."""
@@ -135,6 +137,15 @@ class ConsoleListener:
             tls=identity.context,
             name="console.accept",
         )
+
+    def measure(self, meter: Meter | None) -> None:
+        """Have connections measured; call it before the start."""
+        self._acceptor.meter = meter
+
+    @property
+    def shares(self) -> Shares:
+        """The connections by source."""
+        return self._acceptor.shares
 
     @property
     def endpoint(self) -> str:

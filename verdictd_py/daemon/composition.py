@@ -20,6 +20,7 @@ from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.historykeeper import HistoryKeeper
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.console.operations import Register
+from verdictd_py.console.server import ConsoleListener
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.console import Console, sources_of
@@ -132,6 +133,8 @@ def build_daemon(
     services = partial(operators.register_management, about)
     sources = sources_of(base.collateral, settings.data_dir / "audit")
     console = Console.build(settings, protected, services, tees, base.audit, sources)
+    if console.listener is not None:
+        console.listener.measure(base.meter)
     candidates: tuple[Listener | None, ...] = (
         guests.attested,
         operators.client_api(services, console),
@@ -241,7 +244,7 @@ def _sources(  # the parts that gauges are read from
         own = {
             listener.name: listener.shares.states
             for listener in listeners
-            if isinstance(listener, GrpcListener | AttestedListener | KbsListener)
+            if isinstance(listener, GrpcListener | AttestedListener | KbsListener | ConsoleListener)
         }
         return {**guests.connections(), **own}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -21,6 +21,7 @@ from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.heads import HeadSigner
 from verdictd_py.events.retention import Retention, Rotation
+from verdictd_py.events.sinks.sink import Delivery
 from verdictd_py.listeners.attested import AttestedListener
 from verdictd_py.listeners.census import Census
 from verdictd_py.listeners.identity import RenewedIdentity
@@ -54,7 +55,7 @@ class Records:
             writer: end of the names of the audit files, for a guest worker.
 
         Raises:
-            ConfigError: the key of the audit trail cannot be used.
+            ConfigError: the key or a sink of the audit trail cannot be used.
         """
         key = settings.audit_key
         audit = AuditTrail(
@@ -64,9 +65,19 @@ class Records:
             writer=writer,
             signer=None if key is None else HeadSigner.read(key),
             rotation=_rotation(settings),
+            reserve_bytes=settings.audit_reserve_bytes,
+            sinks=_sinks(settings.audit_sink),
             retention=_retention(settings) if not writer else None,
         )
         return cls(audit, DecidingFiles(settings, unsafe, DigestLog(audit)))
+
+
+def _sinks(texts: Sequence[str]) -> tuple[Delivery, ...]:
+    if not texts:
+        return ()
+    from verdictd_py.events.sinks.choice import deliveries  # noqa: PLC0415  # rare, and slow
+
+    return deliveries(texts)
 
 
 def _rotation(settings: Settings) -> Rotation:

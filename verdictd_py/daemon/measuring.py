@@ -21,7 +21,7 @@ from verdictd_py.metrics import families
 from verdictd_py.metrics.counting import CountedConnections, CountedEvents, count
 from verdictd_py.metrics.exposition import Exposition, Reading
 from verdictd_py.metrics.memory import Layout, Memory
-from verdictd_py.metrics.sampling import SAMPLE_SECONDS, Sampler
+from verdictd_py.metrics.sampling import Sampler
 from verdictd_py.ports import Events, Tees
 from verdictd_py.stages import Meter
 
@@ -30,6 +30,9 @@ DESCRIPTOR: Final = "metrics"
 
 LIVE_SECONDS: Final = 60.0
 """Time without a round of the event loop after which the broker counts as hanging."""
+
+TICK_SECONDS: Final = 5.0
+"""Pause after which gauges are read although no client requests a page."""
 
 READ_SECONDS: Final = 0.03
 """Time in which a busy event loop may read the gauges for a page; otherwise the page has those of
@@ -195,7 +198,7 @@ class BrokerMetrics:
         self._loop = asyncio.get_running_loop()
         while True:
             self._tick()
-            await asyncio.sleep(SAMPLE_SECONDS)
+            await asyncio.sleep(TICK_SECONDS)
 
 
 class _WithDocuments:

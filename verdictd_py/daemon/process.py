@@ -87,7 +87,7 @@ async def _run(
     reread: Callable[[], Settings] | None,
     on_stopping: Callable[[float], None],
 ) -> int:
-    events = LogEvents(writer.write, settings.log_format)
+    events = LogEvents(writer.write, settings.log_format, level=settings.log_level)
     writer.on_dropped = events.report_dropped
     stopping, reloading = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()

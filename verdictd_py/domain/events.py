@@ -707,6 +707,14 @@ class AuditNotKept(Event):
     wraps: Wraps | None = None
 
 
+@event("audit.not-delivered", level=Level.WARNING, audit=Audit.YES)
+class AuditNotDelivered(Event):
+    """A sink of the audit trail was too slow, or could not be reached. The trail is complete."""
+
+    sink: Annotated[str, FieldInfo("Name of the sink, as in `--audit-sink`.", characters=512)]
+    records: Annotated[int, FieldInfo("Number of records that were not delivered.")]
+
+
 @event("change.failed", level=Level.WARNING, audit=Audit.YES)
 class ChangeFailed(Event):
     """A change that the record of this caller announced failed."""
@@ -754,6 +762,13 @@ class ConnectionClosed(Event):
 
     peer: Peer
     reason: Reason | None = None
+
+
+@event("connection.probed", level=Level.DEBUG, by_peers=True)
+class ConnectionProbed(Event):
+    """A peer closed its connection without a byte, as health checks of load balancers do."""
+
+    peer: Peer
 
 
 @event("connection.timeout", by_peers=True)
@@ -867,7 +882,7 @@ class WarningPolicy(Event):
     reason: Reason
 
 
-@event("warning.audit", level=Level.WARNING)
+@event("warning.audit", level=Level.ERROR)
 class WarningAudit(Event):
     """The audit trail cannot be written: no guest is appraised, and no secret is released."""
 
@@ -946,7 +961,7 @@ class WarningOtherDaemon(Event):
     started: Annotated[str, FieldInfo("Time of its start, RFC 3339.", 64)]
 
 
-@event("storage.fault", level=Level.WARNING)
+@event("storage.fault", level=Level.ERROR)
 class StorageFault(Event):
     """A part of the storage cannot be used, and what needs it fails until `storage.recovered`."""
 
@@ -987,7 +1002,7 @@ class WarningShadowed(Event):
     by: Annotated[str, FieldInfo("Path of the file.", characters=1024)]
 
 
-@event("warning.task", level=Level.WARNING)
+@event("warning.task", level=Level.ERROR)
 class WarningTask(Event):
     """Background work failed. It is restarted, or the daemon ends with exit status 1."""
 
@@ -997,7 +1012,7 @@ class WarningTask(Event):
     restarts_in_seconds: RestartSeconds | None
 
 
-@event("warning.bug", level=Level.WARNING, by_peers=True)
+@event("warning.bug", level=Level.ERROR, by_peers=True)
 class WarningBug(Event):
     """An internal error occurred. The exception's text is withheld: it could quote a secret."""
 

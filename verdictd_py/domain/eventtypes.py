@@ -40,8 +40,16 @@ RenderedValue = str | int | float | bool | None | list[str]
 class Level(StrEnum):
     """How urgently an operator should read an event."""
 
+    DEBUG = "debug"
     INFO = "info"
     WARNING = "warning"
+    ERROR = "error"
+
+    @classmethod
+    def from_level(cls, least: str) -> frozenset[str]:
+        """Return a level and all more urgent ones."""
+        levels = [level.value for level in cls]
+        return frozenset(levels[levels.index(least) :])
 
 
 class Audit(StrEnum):

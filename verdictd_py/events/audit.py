@@ -27,6 +27,7 @@ from typing import Final
 from verdictd_py.domain.events import (
     AuditClosed,
     AuditContinued,
+    AuditNotDelivered,
     AuditNotKept,
     AuditOpened,
     WarningAudit,
@@ -36,8 +37,10 @@ from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.events.auditfile import Record, record_of
 from verdictd_py.events.budgets import Budgets
 from verdictd_py.events.heads import HeadSigner
+from verdictd_py.events.reserve import Reserve
 from verdictd_py.events.retention import NO_ROTATION, Retention, Rotation, pruned, remove
-from verdictd_py.events.traildirectory import locked
+from verdictd_py.events.sinks.sink import Delivery
+from verdictd_py.events.traildirectory import is_full, locked
 from verdictd_py.events.trailfile import Making, TrailFile
 from verdictd_py.handover import Handover
 from verdictd_py.ports import Events
@@ -97,6 +100,8 @@ class AuditTrail:
         signer: signs the heads of the files; None for heads without a signature.
         rotation: when a new file begins.
         retention: which files are removed; None for a process that removes none.
+        reserve_bytes: space that is reserved on the disk.
+        sinks: receive all records after they are on the disk.
         monotonic: clock for the limit of records per minute and for heads, in seconds.
 
     Attributes:
@@ -104,7 +109,7 @@ class AuditTrail:
             could not be recorded; also in the thread of the trail. For the metrics.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its settings, all by keyword
         self,
         directory: Path,
         log: Events,
@@ -114,15 +119,20 @@ class AuditTrail:
         signer: HeadSigner | None = None,
         rotation: Rotation = NO_ROTATION,
         retention: Retention | None = None,
+        reserve_bytes: int = 0,
+        sinks: Sequence[Delivery] = (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._making = Making(directory, mode, writer, signer, monotonic)
+        forward = tuple(sink.put for sink in sinks)
+        self._making = Making(directory, mode, writer, signer, monotonic, forward)
+        self._sinks = tuple(sinks)
         self._log = log
         self._file: TrailFile | None = None  # only the thread uses it while it runs
         self._thread: Thread | None = None
         self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._rotation = rotation
         self._retention = retention
+        self._reserve = Reserve(directory, reserve_bytes)
         self._budgets = Budgets(directory, monotonic)
         self._is_noted = True
         self._incident = ""
@@ -144,6 +154,7 @@ class AuditTrail:
                 "make the directory writable for this user"
             ) from error
         self._log.record(AuditOpened(file=file.path))
+        self._reserve.fill()
         self._budgets.measure()
         with suppress(OSError):  # its first records are tried again with those that follow
             file.append(())
@@ -259,6 +270,9 @@ class AuditTrail:
             self._file.close()
             self._log.record(AuditClosed(records=self._file.records, digest=self._file.digest))
             self._file = None
+        for sink in self._sinks:
+            if lost := sink.close():
+                self._log.record(AuditNotDelivered(sink=sink.name, records=lost))
         return state
 
     def record_omitted(self) -> None:
@@ -267,13 +281,18 @@ class AuditTrail:
         A count that cannot be written to the trail is logged, and counted again the next time.
         """
         event = self._budgets.take()
-        if event is None:
-            return
-        try:
-            self.record(event)
-        except StorageError:
-            self._budgets.put_back(event)
-            self._log.record(event)
+        if event is not None:
+            try:
+                self.record(event)
+            except StorageError:
+                self._budgets.put_back(event)
+                self._log.record(event)
+        for sink in self._sinks:
+            if lost := sink.take_lost():
+                try:
+                    self.record(AuditNotDelivered(sink=sink.name, records=lost))
+                except StorageError:
+                    sink.add_lost(lost)
 
     async def examine(self) -> str:
         """Return why the trail cannot be written, or what has happened to its file; or nothing.
@@ -344,7 +363,7 @@ class AuditTrail:
         while (first := self._waiting.get()) is not None:
             batch, is_last = self._batch(first)
             try:
-                self._write(batch)
+                self._write_or_release(batch)
             except OSError as error:
                 failure = StorageError("the audit trail cannot be written")
                 failure.__cause__ = error
@@ -379,13 +398,33 @@ class AuditTrail:
             batch.append(following)
         return batch, False
 
+    def _write_or_release(self, batch: Sequence[_Waiting]) -> None:
+        """Write; if the disk is full, release the reserve and write again.
+
+        Raises:
+            OSError: the records are not in the trail.
+        """
+        try:
+            self._write(batch)
+        except OSError as error:
+            if not (is_full(error) and self._reserve.release()):
+                raise
+            reason = "the disk of the audit trail is full; the reserved space is used; free some"
+            self._log.record(WarningAudit(reason=reason))
+            self._write(batch)
+
     def _write(self, batch: Sequence[_Waiting]) -> None:
         """Append records to the file, or to a new one if that cannot be used any more.
 
         Raises:
             OSError: the records are not in the trail.
         """
-        records = [record for waiting in batch for record in waiting.records]
+        records: list[Record] = []
+        with_head = with_pruning = False
+        for waiting in batch:
+            records += waiting.records
+            with_head |= waiting.with_head
+            with_pruning |= waiting.with_pruning
         file = self._file
         if file is None:
             raise OSError(errno.EBADF, _CLOSED)
@@ -397,12 +436,14 @@ class AuditTrail:
             file = following
         if records:
             file.append(records)
-        if any(waiting.with_head for waiting in batch):
+        if with_head:
             file.add_head()
+            self._reserve.fill()
         if file.is_removed:
             raise OSError(errno.ESTALE, "the audit file was removed while it was written")
-        self._log_heads(file)
-        if self._retention is not None and any(waiting.with_pruning for waiting in batch):
+        if file.heads:
+            self._log_heads(file)
+        if with_pruning and self._retention is not None:
             self._prune(file, self._retention)
 
     def _is_rotation_due(self, file: TrailFile) -> bool:

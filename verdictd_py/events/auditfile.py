@@ -76,8 +76,8 @@ class AuditFile:
 
     def append(
         self, records: Iterable[Record], head: Callable[[int, str], Record] | None = None
-    ) -> None:
-        """Write records with one `write` and one `fsync`.
+    ) -> bytes:
+        """Write records with one `write` and one `fsync`; return their lines.
 
         Args:
             head: makes one more record, from the number of records before it and the digest of
@@ -96,8 +96,10 @@ class AuditFile:
             line, digest = sealed({**head(number, digest), "number": number}, digest)
             data += line
             number += 1
-        self._write(bytes(data))
+        lines = bytes(data)
+        self._write(lines)
         self.records, self.digest = number, digest
+        return lines
 
     def _write(self, data: bytes) -> None:
         written = os.write(self._descriptor, data)

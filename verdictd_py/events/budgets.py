@@ -19,6 +19,9 @@ from typing import Final
 
 from verdictd_py.domain.events import (
     AuditNotKept,
+    CollateralUsed,
+    GuestAccepted,
+    GuestDisconnected,
     GuestNotJudged,
     GuestRefused,
     ImageKeyUnwrapped,
@@ -38,7 +41,8 @@ WRAPS_BYTES: Final = 32 * 1024 * 1024
 """Free space below which nothing is wrapped."""
 
 RELEASES_BYTES: Final = 8 * 1024 * 1024
-"""Free space below which no secret is released. Operators can still make changes."""
+"""Free space below which no guest is accepted and no secret is released. Operators can still make
+changes."""
 
 SPACE_SECONDS: Final = 1.0
 """Age at which the free space is measured again."""
@@ -57,8 +61,9 @@ class Class(StrEnum):
     """Secrets refused to accepted guests."""
     WRAPS = "wraps"
     RELEASES = "releases"
+    """Guests that are accepted, and what they get."""
     OTHER = "other"
-    """All other events: changes by operators, appraisals that accept a guest, the trail's own."""
+    """All other events: changes by operators, and the trail's own."""
 
 
 LIMITED: Final = frozenset((Class.UNAUTHENTICATED, Class.REFUSALS, Class.DENIALS))
@@ -75,6 +80,9 @@ _NEEDED_BYTES: Final = {
 
 _CLASSES: Final[dict[type[Event], Class]] = {
     GuestNotJudged: Class.UNAUTHENTICATED,
+    CollateralUsed: Class.REFUSALS,  # a guest may bring it, with good evidence
+    GuestAccepted: Class.RELEASES,
+    GuestDisconnected: Class.RELEASES,
     ReleaseRefused: Class.DENIALS,
     ImageKeyWrapped: Class.WRAPS,
     ImageKeyUnwrapped: Class.WRAPS,
@@ -112,6 +120,7 @@ class Budgets:
         self._recorded = dict.fromkeys(LIMITED, 0)
         self._omitted = dict.fromkeys(Class, 0)
         self._failed = 0
+        self._counts: tuple[int, ...] = (0,) * 5
         self._free: int | None = None
         self._measured_at = 0.0
         self._lock = Lock()
@@ -127,6 +136,7 @@ class Budgets:
             is_within = self._has_space(of) and (of not in LIMITED or self._is_within_minute(of))
             if not is_within:
                 self._omitted[of] += 1
+                self._count()
         if not is_within:
             self.omitted(of)
         return is_within
@@ -160,15 +170,14 @@ class Budgets:
     @property
     def counts(self) -> tuple[int, ...]:
         """Counts of events that are not in the trail, in the order of `traildirectory.COUNTS`."""
-        with self._lock:
-            return self._counts()
+        return self._counts
 
-    def _counts(self) -> tuple[int, ...]:
+    def _count(self) -> None:
+        """Compute `counts` again, which is read much more often than it changes."""
         omitted = self._omitted
-        refusals = omitted[Class.UNAUTHENTICATED] + omitted[Class.REFUSALS]
-        return (
+        self._counts = (
             omitted[Class.UNAUTHENTICATED],
-            refusals,
+            omitted[Class.UNAUTHENTICATED] + omitted[Class.REFUSALS],
             omitted[Class.DENIALS],
             omitted[Class.WRAPS],
             self._failed + omitted[Class.RELEASES],
@@ -177,8 +186,9 @@ class Budgets:
     def take(self) -> AuditNotKept | None:
         """Return the counts since the last call; None if all events are in the trail."""
         with self._lock:
-            unauthenticated, refusals, denials, wraps, failed = counts = self._counts()
+            unauthenticated, refusals, denials, wraps, failed = counts = self._counts
             self._omitted, self._failed = dict.fromkeys(Class, 0), 0
+            self._count()
         if not any(counts):
             return None
         return AuditNotKept(
@@ -198,8 +208,10 @@ class Budgets:
             self._omitted[Class.DENIALS] += event.denials or 0
             self._omitted[Class.WRAPS] += event.wraps or 0
             self._failed += event.failed
+            self._count()
 
     def add_failed(self, events: int) -> None:
         """Count events whose records could not be written."""
         with self._lock:
             self._failed += events
+            self._count()

@@ -29,7 +29,9 @@ _FORMULA: Final = frozenset("=+-@\t\r\n|")
 """First characters with which a spreadsheet begins a formula, or a command in old ones."""
 
 _ENCODE: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-_WARNINGS: Final = frozenset(e.spec.name for e in CATALOGUE if e.spec.level is Level.WARNING)
+_WARNINGS: Final = frozenset(
+    e.spec.name for e in CATALOGUE if e.spec.level in Level.from_level("warning")
+)
 _TITLES: Final = {e.spec.name: (e.__doc__ or "").strip().split("\n")[0] for e in CATALOGUE}
 _CEF_NAMES: Final = {"peer": "src", "caller": "suser", "object": "fname", "code": "reason"}
 

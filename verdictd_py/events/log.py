@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
 
 from verdictd_py.domain.events import LogDropped
-from verdictd_py.domain.eventtypes import Event
+from verdictd_py.domain.eventtypes import Event, Level
 from verdictd_py.events.floods import Floods
 from verdictd_py.events.structlogonly import structlog
 
@@ -21,6 +21,7 @@ class LogEvents:
 
     Args:
         write: takes one line with its newline, and never blocks (see `events.writer`).
+        level: the least urgent level that is written.
         worker: number of this process among the guest workers, in each line; None in the others.
 
     Attributes:
@@ -32,9 +33,11 @@ class LogEvents:
         write: Callable[[str], object],
         log_format: Literal["text", "json"] = "text",
         *,
+        level: str = "info",
         worker: int | None = None,
     ) -> None:
         self._floods = Floods()
+        self._levels = Level.from_level(level)
         self.note: Callable[[Event], None] = lambda event: None  # noqa: ARG005  # unused
         logger = structlog.wrap_logger(
             _Lines(write),
@@ -46,7 +49,7 @@ class LogEvents:
 
     def record(self, event: Event) -> None:
         """Write one line with the level of the event's type; a flood of lines is only counted."""
-        if self._floods.admits(event):
+        if event.spec.level in self._levels and self._floods.admits(event):
             self._logger.write(event)
 
     async def commit(self, *events: Event) -> None:
@@ -85,8 +88,7 @@ class _Lines:
     """Logger for structlog that passes each line on."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
-        self.info = write
-        self.warning = write
+        self.debug = self.info = self.warning = self.error = write
 
 
 def _now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -105,8 +106,10 @@ class Scan:
             self.has_beginning = True
             self.name = str(fields.get("file", "")).rpartition("/")[2] or self.name
         if name in _STATING:
-            for text in fields.get("files", ()):
-                self.statements.append((self.records, Statement.parse(str(text))))
+            texts = fields.get("files")
+            if not isinstance(texts, list):
+                raise StorageError(f"line {self.records + 1} has no statements")
+            self.statements += [(self.records, Statement.parse(str(text))) for text in texts]
         elif name == _CONTINUED:
             before = str(fields.get("file", "")).rpartition("/")[2]
             records, digest = fields.get("records"), str(fields.get("digest"))
@@ -150,6 +153,9 @@ def scan(path: Path, expected: Collection[str] = ()) -> Scan:
 
 
 def _opened(path: Path) -> BinaryIO:
+    if not path.is_file():  # opening a named pipe would wait for ever
+        path.stat()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     if path.suffix == COMPRESSED:
         return cast("BinaryIO", gzip.open(path, "rb"))
     return path.open("rb", buffering=1024 * 1024)

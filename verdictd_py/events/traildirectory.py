@@ -35,11 +35,13 @@ stop the others: their files may then not be named by each other."""
 
 _STATE_PREFIX: Final = "."
 _STATE_SUFFIX: Final = ".state"
-_STATE: Final = struct.Struct("<8sQ64s8Q")  # magic, records, digest, counts
+_STATE: Final = struct.Struct("<8sQ64s5Q")  # magic, records, digest, counts
 _MAGIC: Final = b"VPAUDIT1"
 _STATE_BYTES: Final = 4096
 _TAIL_BYTES: Final = 64 * 1024
 _RETRY_SECONDS: Final = 0.01
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+"""Flags for files that another program may have replaced by a link or a named pipe."""
 
 COUNTS: Final = ("unauthenticated", "refusals", "denials", "wraps", "failed")
 """Names of the counts of events that are not in the trail, in the order of the state file."""
@@ -107,11 +109,15 @@ class StateFile:
         return cls(path, descriptor)
 
     def write(self, records: int, digest: str, counts: Sequence[int]) -> None:
-        """Replace the content; an error is ignored, because the trail itself has the records."""
-        padded = (*counts, *(0,) * (8 - len(counts)))
-        with suppress(OSError):
-            data = _STATE.pack(_MAGIC, records, digest.encode("ascii"), *padded)
+        """Replace the content, with one count for each of `COUNTS`.
+
+        An error is ignored, because the trail itself has the records.
+        """
+        data = _STATE.pack(_MAGIC, records, digest.encode("ascii"), *counts)
+        try:
             os.pwrite(self._descriptor, data, 0)
+        except OSError:
+            return
 
     def close(self, *, remove: bool = False) -> None:
         """Release the lock.
@@ -199,7 +205,7 @@ def _read_state(path: Path) -> tuple[State, int, str, tuple[int, ...]]:
     """Return whether the writer lives, and the records, the digest and the counts that it wrote."""
     nothing: tuple[int, str, tuple[int, ...]] = (0, FIRST, ())
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, _READ)
     except OSError:
         return (State.ENDED, *nothing)
     try:
@@ -245,7 +251,7 @@ def tail_of(path: Path) -> Tail:
         OSError: the file cannot be read; FileNotFoundError if it is missing.
         ValueError: its last complete line is not a record.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(path, _READ)
     try:
         size = os.fstat(descriptor).st_size
         data, length = b"", min(size, _TAIL_BYTES)
@@ -277,7 +283,7 @@ def first_of(path: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: it has none.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(path, _READ)
     with os.fdopen(descriptor, "rb") as stream:
         members = json.loads(stream.readline(MAX_LINE_BYTES))
     if not isinstance(members, dict) or "digest" not in members:

@@ -23,6 +23,8 @@ HEAD_RECORDS: Final = 1000
 HEAD_SECONDS: Final = 60.0
 """Age of a record without a head at which a head is due."""
 
+NO_COUNTS: Final = (0,) * len(COUNTS)
+
 _STATEMENTS: Final = 64
 """Statements in one record, see the events `AuditBegan` and `AuditNamed`."""
 
@@ -37,6 +39,7 @@ class Making:
         writer: end of their names, for one of several processes of a run.
         signer: signs the heads; None for heads without a signature.
         monotonic: clock for the age of records, in seconds.
+        forward: called with all lines that are written, in their order; must not block.
     """
 
     directory: Path
@@ -44,6 +47,7 @@ class Making:
     writer: str = ""
     signer: HeadSigner | None = None
     monotonic: Callable[[], float] = time.monotonic
+    forward: tuple[Callable[[bytes], object], ...] = ()
 
 
 class TrailFile:
@@ -166,7 +170,9 @@ class TrailFile:
             made.append(self._head(number, digest, last=last))
             return record_of(made[0])
 
-        self._file.append((*self._beginning, *records), head if with_head else None)
+        lines = self._file.append((*self._beginning, *records), head if with_head else None)
+        for forward in self._making.forward:
+            forward(lines)
         if self._beginning:
             self._beginning = ()
             self._others.settle()
@@ -191,7 +197,7 @@ class TrailFile:
 
     def retire(self) -> None:
         """Close the file, because this process continues in another one, with its counts."""
-        self.note(())
+        self.note(NO_COUNTS)
         self.close()
 
     def close(self) -> None:

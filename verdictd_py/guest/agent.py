@@ -8,6 +8,7 @@ attested channel, or this process with the key that a KBS releases. Sources: wir
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
@@ -22,6 +23,9 @@ from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket, PacketForm
+
+_LOG: Final = logging.getLogger(__name__)
+"""Calls of image tools, for `--log-level`; never a packet or a key."""
 
 MAX_STATUS_CHARACTERS: Final = 512
 """Largest text of a gRPC status: it is sent in headers, which gRPC limits to 8 KiB."""
@@ -88,10 +92,12 @@ class KeyProviderAgent(services.KeyProviderServiceServicer):
             optsdata = await self._unwrap(AnnotationPacket.decode(operation.annotation))
         except (RequestError, DecryptionFailed, BrokerRefused, ConfigError) as error:
             status, text = grpc_answer(error)
+            _LOG.warning("a key was not unwrapped: %s", text)
         except Exception as error:  # noqa: BLE001  # grpc would send and log its text
             status = grpc.StatusCode.INTERNAL
             text = f"internal error of the guest's agent ({type(error).__name__})"
         else:
+            _LOG.info("a key was unwrapped: %d bytes", len(optsdata))
             return messages.keyProviderKeyWrapProtocolOutput(
                 KeyProviderKeyWrapProtocolOutput=protocol.encode_unwrapped(optsdata)
             )

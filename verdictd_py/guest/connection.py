@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -19,6 +20,9 @@ from OpenSSL import SSL
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import RequestError, VerdictdError
 from verdictd_py.protocols.ratstls.session import TlsSession
+
+_LOG: Final = logging.getLogger(__name__)
+"""Steps of a guest, for `--log-level`; never the content of a secret, a key or a token."""
 
 CLIENT_BUFFER_BYTES: Final = 16_384
 _SMALL_ANSWER_BYTES: Final = 4096
@@ -72,6 +76,7 @@ class GuestConnection:
             raise BrokerUnreachable(
                 f"cannot connect to {host} port {port}: is it running?"
             ) from error
+        _LOG.info("connected to %s port %s", host, port)
         connection = cls(reader, writer, TlsSession(context, server=False))
         try:
             await connection._shake_hands(timeout_seconds)
@@ -152,6 +157,7 @@ class GuestConnection:
         try:
             async with asyncio.timeout(seconds):
                 await self._handshake()
+            _LOG.info("the handshake is complete; the broker has the evidence of this guest")
         except RequestError as error:
             raise HandshakeFailed(f"the handshake with the broker failed: {error}") from error
 
@@ -162,6 +168,7 @@ class GuestConnection:
         await self._flush()
 
     async def _exchange(self, request: dict[str, Any], expected_bytes: int) -> bytes:
+        _LOG.debug("request: %s", request.get("command"))
         self._session.write(json.dumps(request, separators=(",", ":")).encode())
         await self._flush()
         answer = b""
@@ -169,6 +176,7 @@ class GuestConnection:
             record = await self._read()
             answer += record
             if len(record) < CLIENT_BUFFER_BYTES or len(answer) >= expected_bytes:
+                _LOG.debug("answer: %d bytes", len(answer))
                 return answer
 
     async def _read(self) -> bytes:

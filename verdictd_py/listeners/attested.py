@@ -19,6 +19,7 @@ from verdictd_py.config import Address
 from verdictd_py.domain.events import (
     ConnectionClosed,
     ConnectionFailed,
+    ConnectionProbed,
     ConnectionRefused,
     ConnectionTimeout,
 )
@@ -167,12 +168,16 @@ class AttestedListener:
                     link = await self._open(opening)
             await self._converse(link, opening.origin.text, share)
         except TlsClosed:
-            self._events.record(ConnectionClosed(peer=opening.origin.text))
+            kind = ConnectionProbed if opening.silent else ConnectionClosed
+            self._events.record(kind(peer=opening.origin.text))
         except TimeoutError:
             self._events.record(
                 ConnectionTimeout(peer=opening.origin.text, reason="the peer was too slow")
             )
         except (VerdictdError, OSError) as error:
+            if opening.silent and isinstance(error, OSError):  # probes reset the connection too
+                self._events.record(ConnectionProbed(peer=opening.origin.text))
+                return
             self._events.record(
                 ConnectionFailed(peer=opening.origin.text, reason=failures.reason_of(error))
             )
@@ -196,6 +201,7 @@ class AttestedListener:
             arrived = opening.wire.arrived()  # usually, a client sends its hello at once
             first = await opening.wire.read() if arrived is None else arrived
             self._proxies.require_no_header(first)
+        opening.silent = not first
         opening.share.move(opening.origin.source)
         session = TlsSession(self._context(), server=True)
         opening.link = Link(opening.wire, session, opening.share)
@@ -396,12 +402,17 @@ def _read_certificate(
 
 @dataclass(slots=True)
 class _Opening:
-    """A connection with what is known about it so far, whenever it is closed."""
+    """A connection with what is known about it so far, whenever it is closed.
+
+    Attributes:
+        silent: whether the peer has sent no byte yet, except for a proxy's header.
+    """
 
     wire: Wire
     origin: Origin
     share: Share
     link: Link | None = None
+    silent: bool = True
 
     def close(self) -> None:
         if self.link is None:

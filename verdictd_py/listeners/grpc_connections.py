@@ -320,8 +320,10 @@ class _Connection:
             return
         if self._ended:  # closed for another one
             return
-        self._loop.add_reader(self._accepted.fileno(), self._receive_first)
-        self._connections.first_bytes.start(self, self._expire)
+        self._receive_first()  # a client of gRPC sends at once: no round of the event loop
+        if self._relay is None and not self._ended:
+            self._loop.add_reader(self._accepted.fileno(), self._receive_first)
+            self._connections.first_bytes.start(self, self._expire)
 
     def _expire(self) -> None:
         self.end(TimeoutError())

@@ -34,17 +34,28 @@ class CountedEvents:
     def __init__(self, numbers: Numbers, log: Events) -> None:
         self._numbers = numbers
         self._log = log
+        self._places: dict[type[Event], int] = {}
 
     def record(self, event: Event) -> None:
         """Count an event, then have it logged."""
-        count(self._numbers, event)
+        self._count(event)
         self._log.record(event)
 
     async def commit(self, *events: Event) -> None:
         """Count events, then have them logged."""
         for event in events:
-            count(self._numbers, event)
+            self._count(event)
         await self._log.commit(*events)
+
+    def _count(self, event: Event) -> None:
+        kind = type(event)
+        place = self._places.get(kind)
+        if place is None:
+            place = self._places[kind] = _place(self._numbers, event)
+        self._numbers.add_at(place)
+        counter = _COUNTERS.get(kind)
+        if counter is not None:
+            counter(self._numbers, event)
 
 
 class CountedConnections:
@@ -78,10 +89,15 @@ class CountedConnections:
 
 def count(numbers: Numbers, event: Event) -> None:
     """Count one event in all metrics that it concerns."""
-    numbers.add_at(numbers.index(families.EVENTS, ((event.spec.name,),)))
+    numbers.add_at(_place(numbers, event))
     counter = _COUNTERS.get(type(event))
     if counter is not None:
         counter(numbers, event)
+
+
+def _place(numbers: Numbers, event: Event) -> int:
+    """Return where events of this type are counted."""
+    return numbers.index(families.EVENTS, ((event.spec.name,),))
 
 
 def _listener(event: Event) -> tuple[str]:

@@ -14,7 +14,10 @@ from verdictd_py.metrics import families
 from verdictd_py.metrics.memory import Numbers
 
 SAMPLE_SECONDS: Final = 0.5
-"""Pause between two samples."""
+"""Pause between two measurements of the delay of the event loop."""
+
+_SAMPLES: Final = 10
+"""Number of pauses between two measurements of everything but the event loop."""
 
 _STATM: Final = Path("/proc/self/statm")
 _PAGE: Final = os.sysconf("SC_PAGESIZE")
@@ -52,11 +55,12 @@ class Sampler:
         """Measure again and again, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
-            await asyncio.sleep(SAMPLE_SECONDS)
-            late = loop.time() - began - SAMPLE_SECONDS
-            self._numbers.observe(families.LOOP_DELAY, self._process, seconds=max(late, 0.0))
             self.sample()
+            for _ in range(_SAMPLES):
+                began = loop.time()
+                await asyncio.sleep(SAMPLE_SECONDS)
+                late = loop.time() - began - SAMPLE_SECONDS
+                self._numbers.observe(families.LOOP_DELAY, self._process, seconds=max(late, 0.0))
 
     def sample(self) -> None:
         """Measure everything but the event loop."""

@@ -92,6 +92,14 @@ def test_facts_and_sentences_are_wrapped_with_their_indent() -> None:
     assert text(Group("a", facts), None)[0] == "a"
 
 
+def test_only_a_measurement_is_broken_in_a_sentence() -> None:
+    address = "https://broker.example/console/" + "x" * 60
+    assert text(Text(f"open {address}"), 40) == ["open", address]
+    lines = text(Text(f"measured {'ab' * 48}, expected"), 40)
+    assert max(map(len, lines)) <= 40
+    assert "ab" * 48 in "".join(lines)
+
+
 def test_headings_are_bold_on_a_terminal_only() -> None:
     (heading, _) = Table(("a",), [(1,)]).lines(Layout(80, Style(colour=True)))
     assert heading == "\x1b[1ma\x1b[0m"

@@ -149,8 +149,10 @@ def _values(  # each is another subject
 def _options(place: _Place) -> list[Candidate]:
     """Return the options that may follow, by their long names."""
     return [
-        Candidate(option.names[-1], option.help)
+        Candidate(name, option.help)
         for option in place.node.options
+        for name in option.names
+        if name.startswith("--")
         if option.repeatable or not place.used.intersection(option.names)
     ]
 

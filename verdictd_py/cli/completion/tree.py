@@ -139,8 +139,11 @@ def load(program: str) -> Node:
 
 
 def dump(programs: dict[str, Node]) -> str:
-    """Return the text of `tree.json`, with one line for each option, so that changes are small."""
-    return json.dumps({name: node.as_json() for name, node in programs.items()}, indent=0) + "\n"
+    """Return the text of `tree.json`, with one line for each command, so that changes are small."""
+    compact = json.dumps(
+        {name: node.as_json() for name, node in programs.items()}, separators=(",", ":")
+    )
+    return compact.replace('{"help":', '\n{"help":') + "\n"
 
 
 def build(parser: argparse.ArgumentParser, text: str = "") -> Node:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 
 from verdictd_py.cli.guest import agent, ratstls, rcar
+from verdictd_py.cli.guest.log import logging_at
 from verdictd_py.cli.guest.options import build_parser, check, complete
 from verdictd_py.cli.guest.servers import is_no_kbs, no_kbs, wrong_server
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, EXIT_UNREACHABLE, complain
@@ -29,6 +31,11 @@ def run(argv: Sequence[str]) -> int:
     if options.connect is None:
         parser.error("the following arguments are required: --connect")
     check(options)
+    with logging_at(options.log_level):
+        return _run(options)
+
+
+def _run(options: Namespace) -> int:
     protocol = rcar if options.protocol == "rcar" else ratstls
     if options.request == "agent":
         asyncio.run(agent.serve(options, protocol.connector(options)))

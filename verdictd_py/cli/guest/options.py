@@ -43,6 +43,8 @@ _REQUESTS: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Placeholder of the argument, and help, of each request but `agent`."""
 
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
 _IN_ENVIRONMENT: Final = ("connect", "ca", "platform")
 """Options that the environment can give, as `VERDICTD_PY_GUEST_CONNECT`."""
 
@@ -188,7 +190,19 @@ def _add_guest_options(parser: ArgumentParser, *, after_request: bool = False) -
         default=default(None),
         help=f"the simulated platform, created if it is missing ({DEFAULT_PLATFORM})",
     )
-    add("--timeout", metavar="S", type=_seconds, default=default(30.0), help="seconds (30)")
+    add(
+        "--timeout",
+        metavar="S",
+        type=_seconds,
+        default=default(30.0),
+        help="seconds for the whole request (30)",
+    )
+    add(
+        "--log-level",
+        choices=LOG_LEVELS,
+        default=default("warning"),
+        help="steps on standard error: info, or debug for each request (warning)",
+    )
     _add_ratstls_options(parser, default(None), default(False))
     _add_rcar_options(parser, default(None), default(False))
 

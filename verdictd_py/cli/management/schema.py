@@ -19,17 +19,24 @@ from verdictd_py.cli.management.client import BrokerClient
 from verdictd_py.cli.management.command import Command
 from verdictd_py.cli.management.data import enumerated, is_time
 from verdictd_py.cli.output.result import SCHEMA, CommandOutput
+from verdictd_py.cli.output.schemas import (
+    ANY,
+    BOOLEAN,
+    NUMBER,
+    OBJECT,
+    OFFLINE,
+    TEXT,
+    TEXT_OR_NULL,
+    TEXTS,
+    TIME,
+    Schema,
+    array,
+    enum,
+    members,
+    ref,
+)
 
-Schema = dict[str, Any]
-
-_TEXT: Final[Schema] = {"type": "string"}
-_BOOLEAN: Final[Schema] = {"type": "boolean"}
-_NUMBER: Final[Schema] = {"type": "integer"}
-_OBJECT: Final[Schema] = {"type": "object"}
-_ANY: Final[Schema] = {}
-_TIME: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
-_TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
-_DONE: Final[Schema] = {**_BOOLEAN, "description": "whether the change was made"}
+_DONE: Final[Schema] = {**BOOLEAN, "description": "whether the change was made"}
 
 _INTEGERS: Final = frozenset(
     {
@@ -40,48 +47,9 @@ _INTEGERS: Final = frozenset(
     }
 )
 
-_MEMBERS: Final[dict[str, Schema]] = {"claims": _OBJECT}
+_MEMBERS: Final[dict[str, Schema]] = {"claims": OBJECT}
 """Fields whose text is JSON, by name: documents have the value."""
 
-
-def _array(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def _members(**members: Schema) -> Schema:
-    return {"type": "object", "properties": members, "required": list(members)}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/$defs/{name}"}
-
-
-def _enum(*names: str) -> Schema:
-    return {"type": "string", "enum": list(names)}
-
-
-_TEXTS: Final = _array(_TEXT)
-_LINES: Final = _array(_NUMBER)
-
-_RULE: Final = _members(
-    rule=_TEXT,
-    state=_enum("defined", "undefined", "function", "failed"),
-    value=_ANY,
-    lines=_LINES,
-)
-_CLAIM: Final = _members(
-    claim=_TEXT,
-    measured=_ANY,
-    how=_enum("one of", "each one of", "at least", "false"),
-    expected=_ANY,
-    result=_enum("fits", "differs", "any value"),
-)
-_COMPARISON: Final = _members(
-    line=_NUMBER, source=_TEXT, left=_TEXT, operator=_TEXT, right=_TEXT, result=_BOOLEAN
-)
-_COVERED: Final = _members(
-    rule=_TEXT, kind=_enum("value", "function"), lines=_LINES, decided=_BOOLEAN
-)
 
 _MESSAGES: Final = (
     v1.Status,
@@ -115,101 +83,70 @@ _LISTS: Final = {
 _OTHERS: Final[dict[str, tuple[str, Schema]]] = {
     "error": (
         "why a command failed",
-        _members(
-            status={**_NUMBER, "description": "exit status of the program"},
+        members(
+            status={**NUMBER, "description": "exit status of the program"},
             code={
-                **_TEXT,
+                **TEXT,
                 "description": "usage, no-broker, ambiguous, or the gRPC status of the answer",
             },
-            message=_TEXT,
+            message=TEXT,
         ),
     ),
     console_commands.KIND: (
         "a link that signs in to the web console once",
-        _members(url=_TEXT, valid_seconds=_NUMBER),
+        members(url=TEXT, valid_seconds=NUMBER),
     ),
-    "done": ("a change; `name` is the changed object", _members(done=_DONE, name=_TEXT_OR_NULL)),
+    "done": ("a change; `name` is the changed object", members(done=_DONE, name=TEXT_OR_NULL)),
     "content": (
         "a stored content",
-        _members(name=_TEXT, encoding=_enum("base64", "text"), content=_TEXT),
+        members(name=TEXT, encoding=enum("base64", "text"), content=TEXT),
     ),
     "stored-content": (
         "a content that was stored: why guests cannot use it, and what was converted",
-        _members(done=_DONE, name=_TEXT, problems=_TEXTS, warnings=_TEXTS, converted=_TEXTS),
+        members(done=_DONE, name=TEXT, problems=TEXTS, warnings=TEXTS, converted=TEXTS),
     ),
     "stored-document": (
         "a policy or data that was stored",
-        {"allOf": [_ref("Document"), _members(done=_DONE)]},
+        {"allOf": [ref("Document"), members(done=_DONE)]},
     ),
     "key-bytes": (
         "the bytes of a key, in base64",
-        _members(name=_TEXT, key={**_TEXT, "contentEncoding": "base64"}),
+        members(name=TEXT, key={**TEXT, "contentEncoding": "base64"}),
     ),
     "keyring": (
         "the OpenPGP certificates, as text, and their fingerprints",
-        _members(keyring=_TEXT, fingerprints=_TEXTS),
+        members(keyring=TEXT, fingerprints=TEXTS),
     ),
     "reference": (
         "reference data: the values that decide, and the stored file",
-        _members(
-            name=_TEXT,
-            values=_ANY,
-            stored=_ANY,
-            unpinned=_TEXTS,
-            unread=_TEXTS,
-            problem=_TEXT,
+        members(
+            name=TEXT,
+            values=ANY,
+            stored=ANY,
+            unpinned=TEXTS,
+            unread=TEXTS,
+            problem=TEXT,
         ),
     ),
     "reference-set-difference": (
         "the fields in which two named sets differ",
-        _members(
-            first=_TEXT,
-            second=_TEXT,
-            fields=_array(_members(field=_TEXT, first=_TEXTS, second=_TEXTS)),
+        members(
+            first=TEXT,
+            second=TEXT,
+            fields=array(members(field=TEXT, first=TEXTS, second=TEXTS)),
         ),
     ),
     "pin": (
         "what a pin adds to the reference data",
-        {"allOf": [_ref("PinnedValues"), _members(done=_DONE)]},
+        {"allOf": [ref("PinnedValues"), members(done=_DONE)]},
     ),
     watching.KIND: (
         "an object of a list that `--watch` reports, one document on each line",
-        _members(change=_enum("added", "changed", "removed"), item=_OBJECT),
-    ),
-    "policy-check": (
-        "whether a policy can be used",
-        _members(usable=_BOOLEAN, syntax=_enum("v1", "v0", ""), rules=_TEXTS, problem=_TEXT),
-    ),
-    "policy-test": (
-        "what a policy decides about a guest, and why",
-        _members(
-            verdict=_enum("accepted", "refused"),
-            allow=_BOOLEAN,
-            tee=_TEXT_OR_NULL,
-            error=_TEXT,
-            reasons=_array(_ref("Reason")),
-            rules=_array(_RULE),
-            claims=_array(_CLAIM),
-            comparisons=_array(_COMPARISON),
-            comparisonsMade=_NUMBER,
-            notes=_TEXTS,
-        ),
-    ),
-    "policy-coverage": (
-        "what each rule of a policy decided for recorded guests",
-        _members(
-            guests=_NUMBER,
-            accepted=_NUMBER,
-            refused=_NUMBER,
-            rules=_array(_COVERED),
-            neverDecided=_TEXTS,
-            linesNotReached=_LINES,
-            problems=_array(_members(file=_TEXT, problem=_TEXT)),
-        ),
+        members(change=enum("added", "changed", "removed"), item=OBJECT),
     ),
 }
 
-KINDS: Final = tuple(sorted((*_OF_MESSAGE, *_LISTS, *_OTHERS)))
+KINDS: Final = tuple(sorted((*_OF_MESSAGE, *_LISTS, *_OTHERS, *OFFLINE)))
 """Kinds of documents."""
 
 
@@ -217,8 +154,8 @@ def schema() -> Schema:
     """Return the JSON Schema of every document."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Documents that verdict-py writes with -o json and -o yaml",
-        "oneOf": [_ref(kind) for kind in KINDS],
+        "title": "Documents that verdict-py and verdictd-py write as JSON or YAML",
+        "oneOf": [ref(kind) for kind in KINDS],
         "$defs": _definitions(),
     }
 
@@ -228,7 +165,7 @@ def schema_of(kind: str) -> Schema:
     everything = schema()
     names = _referenced(everything["$defs"], kind)
     definitions = {name: everything["$defs"][name] for name in sorted(names)}
-    return {**everything, "title": kind, "oneOf": [_ref(kind)], "$defs": definitions}
+    return {**everything, "title": kind, "oneOf": [ref(kind)], "$defs": definitions}
 
 
 def _referenced(definitions: dict[str, Schema], name: str) -> set[str]:
@@ -244,43 +181,44 @@ def _referenced(definitions: dict[str, Schema], name: str) -> set[str]:
 
 
 def _definitions() -> dict[str, Schema]:
-    found = {kind: _document(kind, text, _ref(name)) for kind, (name, text) in _OF_MESSAGE.items()}
+    found = {kind: _document(kind, text, ref(name)) for kind, (name, text) in _OF_MESSAGE.items()}
     for kind, (name, text) in _LISTS.items():
-        members = _members(items=_array(_ref(name)))
+        listed = members(items=array(ref(name)))
         if kind == "connected-guest-list":
-            members = _members(items=_array(_ref(name)), connected=_NUMBER)
-        found[kind] = _document(kind, text, members)
-    found |= {kind: _document(kind, text, members) for kind, (text, members) in _OTHERS.items()}
+            listed = members(items=array(ref(name)), connected=NUMBER)
+        found[kind] = _document(kind, text, listed)
+    for kind, (text, content) in (_OTHERS | OFFLINE).items():
+        found[kind] = _document(kind, text, content)
     found |= {message.DESCRIPTOR.name: _message(message.DESCRIPTOR) for message in _MESSAGES}
     return dict(sorted(found.items()))
 
 
-def _document(kind: str, text: str, members: Schema) -> Schema:
+def _document(kind: str, text: str, content: Schema) -> Schema:
     return {
         "description": text,
-        "allOf": [_members(schema={"const": SCHEMA + kind}), members],
+        "allOf": [members(schema={"const": SCHEMA + kind}), content],
     }
 
 
 def _message(descriptor: Any) -> Schema:  # noqa: ANN401  # two types of descriptors
-    return _members(**{field.name: _field(field) for field in descriptor.fields})
+    return members(**{field.name: _field(field) for field in descriptor.fields})
 
 
 def _field(field: Any) -> Schema:  # noqa: ANN401  # as above
     single = _MEMBERS.get(field.name) or _type(field)
-    return _array(single) if field.is_repeated else single
+    return array(single) if field.is_repeated else single
 
 
 def _type(field: Any) -> Schema:  # noqa: ANN401  # as above
     if field.type == FieldDescriptor.TYPE_MESSAGE:
-        return _ref(field.message_type.name)
+        return ref(field.message_type.name)
     if field.type == FieldDescriptor.TYPE_ENUM:
-        return _enum(*(enumerated(value.name) for value in field.enum_type.values))
+        return enum(*(enumerated(value.name) for value in field.enum_type.values))
     if field.type == FieldDescriptor.TYPE_BOOL:
-        return _BOOLEAN
+        return BOOLEAN
     if field.type in _INTEGERS:
-        return _NUMBER
-    return _TIME if is_time(field.name) else _TEXT
+        return NUMBER
+    return TIME if is_time(field.name) else TEXT
 
 
 async def _show(client: BrokerClient, options: Namespace) -> CommandOutput:

@@ -7,6 +7,7 @@ of several lines. Without a width, each row is one line, for grep and awk.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -35,6 +36,9 @@ class Layout:
     width: int | None = None
     style: Style = field(default_factory=Style)
     wide: bool = False
+
+
+_MEASUREMENT: Final = re.compile(r"[0-9a-f]{65,}")
 
 
 class Block(Protocol):
@@ -76,7 +80,8 @@ class Column:
 class Text:
     """Sentences, wrapped between words; a line feed begins a new line.
 
-    A word that is longer than the line, such as a measurement, is continued on the next one.
+    A measurement that is longer than the line is continued on the next one; any other word is
+    written whole, because it may be an address or a path to copy.
 
     Control characters are escaped: the text may come from a guest.
     """
@@ -86,7 +91,7 @@ class Text:
 
     def lines(self, layout: Layout) -> Iterable[str]:
         for line in self._text.split("\n"):
-            yield from wrapped(line, layout.width, fold=True)
+            yield from wrapped(line, layout.width, fold=bool(_MEASUREMENT.search(line)))
 
 
 class Facts:

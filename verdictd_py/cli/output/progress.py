@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
-from typing import Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 from verdictd_py.cli.output import terminal
 from verdictd_py.cli.output.text import wrapped
@@ -18,6 +18,7 @@ from verdictd_py.cli.parsing import printable
 
 PATIENCE_SECONDS: Final = 2.0
 _STEP_SECONDS: Final = 1.0
+_WRITING: Final = frozenset({"write", "writelines", "buffer"})
 _ERASE: Final = "\r\x1b[K"
 
 
@@ -41,6 +42,40 @@ def shown(text: str, stream: TextIO | None = None) -> Iterator[None]:
     finally:
         ended.set()
         ticker.join()
+
+
+class _FirstOutput:
+    """Standard output that ends the progress before anything is written.
+
+    Args:
+        stream: the real standard output.
+        end: erases the line of the progress.
+    """
+
+    def __init__(self, stream: TextIO, end: Callable[[], None]) -> None:
+        self._stream = stream
+        self._end = end
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # any attribute of a stream
+        if name in _WRITING:
+            self._end()
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def until_output(text: str) -> Iterator[None]:
+    """Write a text and the seconds, once the work takes long, until it writes its first output."""
+    output = sys.stdout
+    if output is None or sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(shown(text))
+        sys.stdout = cast("TextIO", _FirstOutput(output, stack.close))
+        try:
+            yield
+        finally:
+            sys.stdout = output
 
 
 def tick(

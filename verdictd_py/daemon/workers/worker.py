@@ -230,7 +230,10 @@ async def run(connected: socket.socket) -> int:
     end_with_parent(ABANDON_SECONDS)
     start = Start.receive(connected)
     writer = LogWriter(_STANDARD_ERROR)
-    log = LogEvents(writer.write, start.settings.log_format, worker=start.number)
+    settings = start.settings
+    log = LogEvents(
+        writer.write, settings.log_format, level=settings.log_level, worker=start.number
+    )
     writer.on_dropped = log.report_dropped
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(exception_handler(log))

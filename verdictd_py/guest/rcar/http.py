@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from verdictd_py.errors import ConfigError
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable, HandshakeFailed
 from verdictd_py.guest.rcar.errors import AnswerInvalid
 from verdictd_py.guest.rcar.messages import JsonObject
+
+_LOG: Final = logging.getLogger(__name__)
+"""Steps of a guest, for `--log-level`; never a body, a header or a token."""
 
 PREFIX: Final = "/kbs/v0"
 
@@ -147,6 +151,7 @@ async def exchange(
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     raise AnswerInvalid(f"the KBS's answer is larger than {MAX_ANSWER_BYTES} bytes")
+            _LOG.info("%s %s%s: %d, %d bytes", method, PREFIX, path, answer.status_code, len(body))
             return answer.status_code, bytes(body)
     except (TimeoutError, httpx.TimeoutException) as error:
         raise BrokerUnreachable("the KBS did not answer in time") from error

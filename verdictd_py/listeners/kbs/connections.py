@@ -17,7 +17,12 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from verdictd_py.domain import correlation
-from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
+from verdictd_py.domain.events import (
+    ConnectionFailed,
+    ConnectionProbed,
+    ConnectionRefused,
+    RequestFailed,
+)
 from verdictd_py.errors import Overloaded
 from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
 from verdictd_py.listeners import failures
@@ -29,7 +34,7 @@ from verdictd_py.listeners.kbs.timelimit import within
 from verdictd_py.listeners.kbs.transports import LINGER_SECONDS, GatedTransport, Pause, connect
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
-from verdictd_py.listeners.proxies import Origin, Proxies
+from verdictd_py.listeners.proxies import Origin, Proxies, peek
 from verdictd_py.listeners.shares import Share, Shares
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
@@ -386,6 +391,7 @@ class Acceptor:
         name: name of the background work that accepts.
 
     Attributes:
+        meter: as above; it may be set before the start.
         shares: the connections by source.
     """
 
@@ -401,7 +407,7 @@ class Acceptor:
         meter: Meter | None = None,
     ) -> None:
         self._name = name
-        self._meter = meter
+        self.meter = meter
         self._parts = _Parts(events, limits, proxies)
         self._tls = tls
         self._listening: socket.socket | None = None
@@ -452,7 +458,7 @@ class Acceptor:
 
     def _take(self, server: web.Server, accepted: socket.socket, name: object) -> None:
         peer = self._parts.proxies.peer(name)
-        begin("kbs_http", self._meter)
+        begin(self._name.removesuffix(".accept"), self.meter)
 
         def close() -> None:
             task.cancel()
@@ -514,6 +520,9 @@ class Acceptor:
                 )
                 opening.share.move(opening.origin.source)
                 tls = None if self._tls is None else self._tls()
+                if tls is not None and not await peek(opening.accepted, 1):
+                    raise EOFError
+                opening.silent = False
                 with nullcontext() if tls is None else measured(Stage.HANDSHAKE):
                     await connect(opening.accepted, create, tls, seconds=seconds)
         except (ProxyHeaderInvalid, Overloaded) as error:
@@ -523,11 +532,17 @@ class Acceptor:
             explained = f"TLS: {failures.explained(reason, failures.CLOCK_HINTS)}"
             reason = HTTP_TO_HTTPS if reason == "http request" else explained
             events.record(ConnectionFailed(peer=opening.origin.text, reason=reason))
-        except (OSError, EOFError):  # closed or too slow during the handshake
+        except (OSError, EOFError) as error:  # closed or too slow during the handshake
             if self._tls is not None:
-                reason = "TLS: not completed"
-                events.record(ConnectionFailed(peer=opening.origin.text, reason=reason))
+                events.record(_uncompleted(opening, error))
         return opening.connection
+
+
+def _uncompleted(opening: _Opening, error: Exception) -> ConnectionFailed | ConnectionProbed:
+    """Return the event for a connection that ended before TLS was established."""
+    if opening.silent and not isinstance(error, TimeoutError):
+        return ConnectionProbed(peer=opening.origin.text)
+    return ConnectionFailed(peer=opening.origin.text, reason="TLS: not completed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -547,6 +562,7 @@ class _Opening:
     origin: Origin
     share: Share
     connection: Connection | None = None
+    silent: bool = True
 
     @property
     def client(self) -> str:

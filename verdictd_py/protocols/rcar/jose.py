@@ -50,6 +50,8 @@ LEEWAY_SECONDS: Final = 60
 
 _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 _P256_BYTES: Final = 32
+_COMPACT: Final = (",", ":")
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=_COMPACT).encode
 _TIMES: Final = ("exp", "nbf", "iat")
 
 
@@ -162,19 +164,15 @@ class Signer:
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, header: Mapping[str, Any]) -> None:
         self._key = key
-        text = _json({"typ": "JWT", "alg": ALGORITHM, **header}, ascii_only=True)
-        self._header = encode_base64url(text)
+        text = json.dumps({"typ": "JWT", "alg": ALGORITHM, **header}, separators=_COMPACT)
+        self._header = encode_base64url(text.encode())
 
     def sign(self, claims: Mapping[str, Any]) -> str:
         """Return a token with these claims."""
-        signed = f"{self._header}.{encode_base64url(_json(claims, ascii_only=False))}"
+        signed = f"{self._header}.{encode_base64url(_encode(claims).encode())}"
         r, s = decode_dss_signature(self._key.sign(signed.encode("ascii"), _ECDSA))
         signature = r.to_bytes(_P256_BYTES) + s.to_bytes(_P256_BYTES)
         return f"{signed}.{encode_base64url(signature)}"
-
-
-def _json(members: Mapping[str, Any], *, ascii_only: bool) -> bytes:
-    return json.dumps(members, ensure_ascii=ascii_only, separators=(",", ":")).encode()
 
 
 def sign(claims: dict[str, Any], header: dict[str, Any], key: PrivateKey) -> str:

@@ -10,7 +10,6 @@ Source: wire-rcar.md, "Versions" and "Resources"; RFC 7518, 4.4 and 4.6.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Final
 
@@ -44,9 +43,9 @@ def encrypt(
     header: dict[str, JsonValue] = {"alg": key.algorithm.value, "enc": ENCRYPTION}  # 3
     if ephemeral is not None:
         header["epk"] = ephemeral
-    text = json.dumps(header, separators=(",", ":"))
+    text = encode_object(header)
     oldest = version is Version.V0_1_1
-    protected = text if oldest else encode_base64url(text.encode())
+    protected = text.decode() if oldest else encode_base64url(text)
     iv = random(_IV_BYTES)
     sealed = AESGCM(content_key).encrypt(  # 4
         iv, content.reveal(), None if oldest else protected.encode()

@@ -1,0 +1,170 @@
+"""Budgets of the classes of events, and the space that is reserved for the trail."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.events.test_audit import REFUSED, Clock, released
+from tests.events.trails import check, created, opened
+from tests.support.events import RecordedEvents
+from verdictd_py.domain.events import (
+    GuestRefused,
+    ImageKeyWrapped,
+    ReleaseRefused,
+    WarningAudit,
+)
+from verdictd_py.domain.eventtypes import Event
+from verdictd_py.errors import StorageError
+from verdictd_py.events.audit import AuditTrail
+from verdictd_py.events.budgets import (
+    MAX_LIMITED_PER_MINUTE,
+    REFUSALS_BYTES,
+    RELEASES_BYTES,
+    WRAPS_BYTES,
+)
+from verdictd_py.events.reserve import FILE
+
+GENUINE = GuestRefused(
+    peer="192.0.2.1:5",
+    appraisal="a2",
+    code="policy-refused",
+    tee="tdx",
+    form="test",
+    tcb_status="UpToDate",
+    evidence="e" * 64,
+    reasons=(),
+)
+DENIED = ReleaseRefused(
+    peer="192.0.2.1:5", appraisal="a1", tee="tdx", what="key", path="keys/x", reasons=()
+)
+WRAPPED = ImageKeyWrapped(caller="uid 1000", kid="key", algorithm="AES_256_GCM")
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Path:
+    directory = tmp_path / "audit"
+    directory.mkdir()
+    return directory
+
+
+def events(directory: Path) -> list[str]:
+    decoded = [
+        json.loads(line)
+        for path in directory.glob("*.jsonl")
+        for line in path.read_bytes().splitlines()
+    ]
+    return [record["event"] for record in decoded]
+
+
+@pytest.mark.parametrize("flood", [REFUSED, GENUINE, DENIED])
+def test_a_flood_of_one_class_leaves_the_others_in_the_trail(audit: Path, flood: Event) -> None:
+    """600 handshakes a minute without evidence must not hide that a guest was refused."""
+    trail = opened(audit, monotonic=Clock())
+    for _ in range(MAX_LIMITED_PER_MINUTE + 10):
+        trail.record(flood)
+    before = len(events(audit))
+    others = [e for e in (REFUSED, GENUINE, DENIED, released("keys/x"), WRAPPED) if e is not flood]
+    for other in others:
+        trail.record(other)
+    assert len(events(audit)) == before + len(others)
+    trail.record_omitted()
+    (line,) = [
+        json.loads(line)["fields"]
+        for path in audit.glob("*.jsonl")
+        for line in path.read_bytes().splitlines()
+        if b"audit.not-kept" in line
+    ]
+    counted = {name: value for name, value in line.items() if value}
+    expected: dict[Event, dict[str, int]] = {
+        REFUSED: {"refusals": 10, "unauthenticated": 10},
+        GENUINE: {"refusals": 10},
+        DENIED: {"denials": 10},
+    }
+    assert counted == expected[flood]
+
+
+@dataclass
+class Disk:
+    """A disk with some free space, and optionally without any for files."""
+
+    free: int
+
+    def statvfs(self, path: object) -> Any:
+        class Space:
+            f_blocks, f_frsize = 2**30, 1
+            f_bavail = self.free
+
+        return Space
+
+
+@pytest.mark.parametrize(
+    ("free", "recorded"),
+    [
+        (REFUSALS_BYTES, {"guest.refused", "image-key.wrapped", "secret.released", "key.created"}),
+        (REFUSALS_BYTES - 1, {"image-key.wrapped", "secret.released", "key.created"}),
+        (WRAPS_BYTES - 1, {"secret.released", "key.created"}),
+        (RELEASES_BYTES - 1, {"key.created"}),
+    ],
+)
+def test_callers_with_few_rights_cannot_use_the_last_space(
+    audit: Path, monkeypatch: pytest.MonkeyPatch, free: int, recorded: set[str]
+) -> None:
+    """Wraps and releases then do not happen; changes by operators do."""
+    monkeypatch.setattr(os, "statvfs", Disk(free).statvfs)
+    trail = opened(audit)
+    refused = set()
+    for event in (GENUINE, WRAPPED, released("keys/x"), created(1)):
+        try:
+            trail.record(event)
+        except StorageError:
+            refused.add(event.spec.name)
+    assert set(events(audit)) - {"audit.began", "audit.head"} == recorded
+    assert refused == {"image-key.wrapped", "secret.released"} - recorded
+    trail.close()
+
+
+def test_the_reserve_is_used_when_the_disk_is_full(
+    audit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RecordedEvents()
+    trail = AuditTrail(audit, log, reserve_bytes=65536)
+    trail.open()
+    reserve = audit / FILE
+    assert reserve.stat().st_blocks * 512 >= 65536
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if reserve.stat().st_size:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full)
+    trail.record(created(1))
+    assert events(audit)[-1] == "key.created"
+    assert len(log.of(WarningAudit)) == 1
+    monkeypatch.undo()
+    trail.record_head()
+    assert reserve.stat().st_size == 65536  # as soon as there is space again
+    trail.close()
+    assert check(audit).problems == ()
+
+
+def test_without_a_reserve_a_full_disk_prevents_the_change(
+    audit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trail = opened(audit)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError, match="cannot be written"):
+        trail.record(created(1))
+    assert not (audit / FILE).exists()

@@ -1,0 +1,125 @@
+"""Delivery of audit records to a sink: in a thread of its own, from a bounded queue.
+
+The files of the trail are what counts. A sink that is slow or not reachable therefore delays
+nothing: records that do not fit into its queue are not delivered, and their number is recorded in
+the trail.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+MAX_QUEUED_BYTES: Final = 8 * 1024 * 1024
+"""Maximum size of all records that wait for one sink, some 10,000 usual ones."""
+
+MAX_LINES: Final = 256
+"""Maximum number of records that a sink gets at once."""
+
+FIRST_PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 30.0
+"""Pauses between attempts to reach a sink, each twice as long as the one before."""
+
+CLOSE_SECONDS: Final = 1.0
+"""Time for a sink to take the records that wait when the process ends."""
+
+
+class Sink(Protocol):
+    """Receiver of records. A thread of its own calls it, and it may block."""
+
+    def send(self, lines: Sequence[bytes]) -> int:
+        """Send records, each one line of the trail without its newline.
+
+        Records may come again after an error; each has a digest of its own.
+
+        Returns:
+            The number of records that the sink can never take, for example because of their size.
+
+        Raises:
+            OSError: the sink cannot be reached, or has taken only a part. All are sent again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what the sink uses."""
+        ...
+
+
+class Delivery:
+    """Queue and thread of one sink.
+
+    Attributes:
+        name: name for messages, without secrets.
+    """
+
+    def __init__(self, name: str, sink: Sink) -> None:
+        self.name = name
+        self._sink = sink
+        self._changed = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._lost = 0
+        self._closing = threading.Event()
+        # A daemon thread: a sink that blocks forever must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name=f"audit {name}", daemon=True)
+        self._thread.start()
+
+    def put(self, data: bytes) -> None:
+        """Queue complete lines; never blocks for the sink, and never raises an error."""
+        with self._changed:
+            if self._size + len(data) > MAX_QUEUED_BYTES:
+                self._lost += data.count(b"\n")
+                return
+            self._waiting.append(data)
+            self._size += len(data)
+            self._changed.notify()
+
+    def take_lost(self) -> int:
+        """Return the number of records that were not delivered since the last call."""
+        with self._changed:
+            lost, self._lost = self._lost, 0
+            return lost
+
+    def add_lost(self, records: int) -> None:
+        """Count records again that could not be reported."""
+        with self._changed:
+            self._lost += records
+
+    def close(self) -> int:
+        """Deliver what waits within `CLOSE_SECONDS`; return the number of records that are lost."""
+        with self._changed:
+            self._closing.set()
+            self._changed.notify()
+        self._thread.join(CLOSE_SECONDS)
+        with self._changed:
+            return self._lost + sum(data.count(b"\n") for data in self._waiting)
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while data := self._next():
+            lines = data.splitlines()
+            try:
+                lost = sum(
+                    self._sink.send(lines[start : start + MAX_LINES])
+                    for start in range(0, len(lines), MAX_LINES)
+                )
+            except Exception:  # noqa: BLE001  # of a plug-in too: tried again until the queue is full
+                if self._closing.wait(pause):
+                    break
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                continue
+            pause = FIRST_PAUSE_SECONDS
+            with self._changed:
+                self._waiting.popleft()
+                self._size -= len(data)
+                self._lost += lost
+        self._sink.close()
+
+    def _next(self) -> bytes:
+        """Wait for records; return the oldest, which stay in the queue. Empty at the end."""
+        with self._changed:
+            while not self._waiting and not self._closing.is_set():
+                self._changed.wait()
+            return self._waiting[0] if self._waiting else b""
