@@ -122,7 +122,7 @@ def reference(answer: Any, *, stored: bool) -> CommandOutput:  # noqa: ANN401  #
 
 
 def _values(values: object) -> Block | None:
-    """Return a table of reference values for a terminal; None if they are no object."""
+    """Return a table of reference values for a terminal; None if they are not an object."""
     if not isinstance(values, dict):
         return None
     rows = [(name, [_shown(item) for item in _listed(value)]) for name, value in values.items()]

@@ -104,7 +104,7 @@ def _text(raw: bytes) -> str:
     """Return a content for a terminal.
 
     Raises:
-        ConfigError: it is no text.
+        ConfigError: it is not a text.
     """
     try:
         text = raw.decode()
