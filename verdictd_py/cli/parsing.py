@@ -194,6 +194,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
+def one_line(text: str) -> str:
+    """Escape control characters and line feeds, which could imitate other lines of an output."""
+    return printable(text).replace("\n", "\\n")
+
+
 def complain(program: str, message: str) -> None:
     """Print a message on standard error as one line without control characters.
 

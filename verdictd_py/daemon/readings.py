@@ -13,7 +13,7 @@ from verdictd_py import __version__
 from verdictd_py.daemon.health import Health
 from verdictd_py.domain.events import FileChanged
 from verdictd_py.listeners.status import Page
-from verdictd_py.metrics.exposition import Reading
+from verdictd_py.metrics.reading import Reading
 from verdictd_py.ports import Tees
 
 OPA: Final = "opa/"
