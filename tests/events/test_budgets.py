@@ -146,6 +146,22 @@ def test_a_small_volume_can_be_used(
     trail.close()
 
 
+async def test_space_that_is_free_again_is_noticed(
+    audit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although nothing was written meanwhile."""
+    disk, clock = Disk(0), Clock()
+    monkeypatch.setattr(os, "statvfs", disk.statvfs)
+    trail = opened(audit, monotonic=clock)
+    with pytest.raises(StorageError, match="too little space"):
+        await trail.commit(released("keys/x"))
+    disk.free, clock.now = 2**30, 1
+    await trail.examine()
+    await trail.examine()  # the thread has measured the space after the first one
+    await trail.commit(released("keys/x"))
+    trail.close()
+
+
 def test_the_reserve_is_used_when_the_disk_is_full(
     audit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
