@@ -38,7 +38,7 @@ class Documents:
         return cls(frozenset((*RELEASE_FILES, *(str(name) for pair in pairs for name in pair))))
 
     def note(self, event: FileChanged, at: float) -> None:
-        """Note a change; files that are no documents are ignored.
+        """Note a change; files that are not documents are ignored.
 
         Args:
             at: Unix time.

@@ -24,7 +24,7 @@ MAX_COMPLETE: Final = 64
 """Families with more series than this leave out those that are still 0."""
 
 MAX_PART: Final = 0.05
-"""Maximum part of the time in which pages are written, whoever requests them how often."""
+"""Maximum part of the time in which pages are written, however often clients request them."""
 
 OPENMETRICS: Final = "application/openmetrics-text"
 
