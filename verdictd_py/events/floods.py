@@ -89,7 +89,8 @@ def _source(text: str) -> str:
         host = text
     try:
         # A proxy may name an IPv6 address without a port, whose end looks like a port.
-        address = _address(text) or ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        whole = _address(text) if text.count(":") > 1 else None
+        address = whole or ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return host
     if isinstance(address, ipaddress.IPv4Address):
