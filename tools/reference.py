@@ -129,6 +129,7 @@ def commands() -> Iterator[str]:
         if action.option_strings and action.option_strings[-1] not in OPTIONS:
             names, value = "`, `".join(action.option_strings), str(action.metavar or "-")
             yield _row(f"`{names}`", value, str(action.help))
+    yield from _more_options()
     yield "\n## Options of upstream's `verdict`\n\n| option | values | what it does |\n"
     yield "| --- | --- | --- |\n"
     for name, option in OPTIONS.items():
@@ -140,6 +141,27 @@ def commands() -> Iterator[str]:
         "| 1 | the broker refused, or a tested policy does not allow |\n"
         "| 2 | the command line is wrong, or a file that it names |\n| 3 | no broker reached |\n"
     )
+
+
+def _more_options() -> Iterator[str]:
+    """Yield a table of the options that several commands have and that are not their arguments."""
+    common = {name for action in build_parser()._actions for name in action.option_strings}  # noqa: SLF001
+    arguments = {command.words: command.arguments for command in COMMANDS}
+    used: dict[str, list[str]] = {}
+    actions: dict[str, Action] = {}
+    for words, parser in commandlines.parsers():
+        command = words.removeprefix("verdict-py ")
+        for action in commandlines.options(parser) if command in arguments else ():
+            names = action.option_strings
+            if set(names) - common - arguments[command].keys():
+                used.setdefault(names[-1], []).append(f"`{command}`")
+                actions[names[-1]] = action
+    yield "\n## Further options of some commands\n\n"
+    yield "| option | value | meaning | commands |\n| --- | --- | --- | --- |\n"
+    for name, commands_with_it in used.items():
+        action = actions[name]
+        names = "`, `".join(action.option_strings)
+        yield _row(f"`{names}`", _value(action), _meaning(action), ", ".join(commands_with_it))
 
 
 def exit_statuses() -> Iterator[str]:
@@ -190,9 +212,15 @@ def command_lines() -> Iterator[str]:
         "[configuration](configuration.md). The others need no daemon.\nExit status 0 done, 1 "
         "refused, 2 wrong command line, unless the command says otherwise.\n"
     )
+    listed: dict[str, set[str]] = {}
     for words, parser in commandlines.parsers():
         if not words.startswith("verdictd-py "):
             continue
+        above = words.rpartition(" ")[0]
+        own = [*commandlines.options(parser)]
+        listed[words] = {name for action in own for name in action.option_strings}
+        inherited = listed.get(above, set()) & listed[words]
+        own = [action for action in own if not inherited & set(action.option_strings)]
         depth = "#" * min(len(words.split()), 3)
         yield f"\n{depth} {words}\n"
         if parser.description:
@@ -201,13 +229,15 @@ def command_lines() -> Iterator[str]:
             *((_value(action), "-", action) for action in commandlines.arguments(parser)),
             *(
                 (f"`{'`, `'.join(action.option_strings)}`", _value(action), action)
-                for action in commandlines.options(parser)
+                for action in own
             ),
         ]
         if rows:
             yield "\n| option | value | meaning |\n| --- | --- | --- |\n"
         for names, value, action in rows:
             yield _row(names, value, _meaning(action))
+        if inherited:
+            yield f"\nThe options of `{above}` count behind it, too.\n"
         if parser.epilog:
             yield f"\n```text\n{parser.epilog}\n```\n"
 

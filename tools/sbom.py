@@ -40,6 +40,9 @@ PERMISSIVE: Final = frozenset(
     }
 )
 
+CLAUSES: Final = {"Jinja2": "BSD-3-Clause"}
+"""Packages whose metadata say `BSD License` and not which, by the text that they install."""
+
 CONTENTS: Final = {
     "pysequoia": (
         ("sequoia-openpgp", "LGPL-2.0-or-later"),
@@ -147,6 +150,8 @@ def licence(about: metadata.PackageMetadata) -> str:
     words = [str(about[name]) for name in ("License-Expression", "License") if about[name]]
     classifiers = [str(one) for one in about.get_all("Classifier") or ()]
     words += [one.removeprefix("License :: ") for one in classifiers if one.startswith("License")]
+    if str(about["Name"]) in CLAUSES and words == ["OSI Approved :: BSD License"]:
+        return CLAUSES[str(about["Name"])]
     for text in words:
         expression = _IDENTIFIERS.get(text, text)
         if set(identifiers(expression)) <= {*PERMISSIVE, "MPL-2.0"}:

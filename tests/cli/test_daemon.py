@@ -245,12 +245,15 @@ def test_help_loads_neither_the_broker_nor_the_settings() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_start_loads_neither_the_http_client_nor_the_library_of_tokens() -> None:
-    """They are loaded when a service is queried, and when a guest sends a token."""
+def test_the_start_loads_no_library_that_is_needed_later_or_never() -> None:
+    """httpx is loaded when a service is queried, joserfc when a guest sends a token, jinja2 with
+    `--console`, prometheus_client with `--status`, and rich by commands only.
+    """
     program = (
         "import sys\n"
         "import verdictd_py.cli.daemon, verdictd_py.daemon\n"
-        "print(sorted({'httpx', 'joserfc'} & sys.modules.keys()))\n"
+        "late = {'httpx', 'jinja2', 'joserfc', 'prometheus_client', 'rich'}\n"
+        "print(sorted(late & sys.modules.keys()))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120

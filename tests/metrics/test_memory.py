@@ -10,9 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from verdictd_py.errors import ConfigError
 from verdictd_py.metrics import families
-from verdictd_py.metrics.exposition import Exposition, Reading
+from verdictd_py.metrics.exposition import Exposition
 from verdictd_py.metrics.families import Axis, Family, Kind
 from verdictd_py.metrics.memory import Layout, Memory
+from verdictd_py.metrics.reading import Reading
 
 COLORS = Family("test_colors", Kind.COUNTER, "Colors.", (Axis.of("color", ("red", "blue")),), "id")
 SECONDS = Family("test_seconds", Kind.HISTOGRAM, "Seconds.", (Axis.of("stage", ("a",)),), "id")

@@ -30,10 +30,10 @@ INSTEAD: Final = {
     r"\bits like\b": "'similar', 'of the same type'",
     r"\broom for\b": "'capacity for'",
     r"\bbeside\b": "'next to', 'in addition to'",
-    r"\b(?:goes|go|runs|run) back\b": "'decreases', 'is rolled back', 'returns'",
+    r"\bruns? back\b": "'decreases', 'is rolled back', 'returns'",
     r"\bstrangers?\b": "'unauthenticated client', 'unattested peer'",
     r"\bheard\b": "'received'",
-    r"(?<!not )(?<!not-)(?<!`)\bjudge[sd]?\b(?![:`])": "'appraise' ('not judged' is a wire text)",
+    r"(?<!not )(?<!not-)(?<!`)\bjudge[sd]?\b(?![:`]| =)": "'appraise' (the wire: 'not judged')",
 }
 """Pattern of a phrase -> what to write."""
 

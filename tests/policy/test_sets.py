@@ -73,6 +73,32 @@ async def test_a_set_ends_although_no_document_changes(end: str, state: str) -> 
     assert await place.values() == [A, f"(one is {state})", C]
 
 
+class UnchangedStore(MemoryDocumentStore):
+    """A store that returns the same snapshot as long as nothing changes."""
+
+    last: Mapping[Name, Document] | None = None
+
+    async def snapshot(self, names: Sequence[Name]) -> Mapping[Name, Document]:
+        read = await super().snapshot(names)
+        if self.last != read:
+            self.last = read
+        return self.last or read
+
+
+@pytest.mark.parametrize(("end", "state"), [("expires_at", "expired"), ("retired_at", "retired")])
+async def test_a_set_ends_although_the_snapshot_is_the_same(end: str, state: str) -> None:
+    place = Place(written(one=made(B, **{end: NOW + SECOND}), two=made(C)), UnchangedStore)
+    for _ in range(2):
+        assert await place.values() == [A, B, C]
+    place.clock.now += SECOND
+    for _ in range(2):
+        assert await place.values() == [A, f"(one is {state})", C]
+    place.clock.now -= SECOND
+    assert await place.values() == [A, B, C]
+    place.store.texts["referenceSets"] = written(two=made(C))
+    assert await place.values() == [A, C]
+
+
 async def test_a_changed_document_takes_effect_at_once() -> None:
     place = Place(written(one=made(B)))
     assert await place.values() == [A, B]

@@ -17,6 +17,7 @@ import pytest
 from tests.support.stores import document_store
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import NotFound
+from verdictd_py.storage import directory as storage_directory
 from verdictd_py.storage import held, resident
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import OPA, DirectoryDocumentStore
@@ -24,6 +25,7 @@ from verdictd_py.storage.held import HeldFiles
 from verdictd_py.storage.watch import COVER_SECONDS, FRESH_SECONDS, Watch
 
 POLICY = Name.parse("tdxPolicy.rego")
+LONG_SECONDS = 3600
 LATER_NS = 60 * 1_000_000_000
 
 
@@ -39,7 +41,7 @@ async def watched(
     directory: Directory, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> DirectoryDocumentStore:
     """A store whose documents are watched, and never compared again because of their age."""
-    monkeypatch.setattr(held, "FRESH_SECONDS", 3600)
+    monkeypatch.setattr(held, "FRESH_SECONDS", LONG_SECONDS)
     documents = document_store(directory)
     documents._held = HeldFiles(OPA, lambda: time.time_ns() + LATER_NS, watch=watch)
     for _ in range(3):
@@ -230,7 +232,7 @@ async def test_a_change_while_the_watch_begins_is_noticed(
 async def test_a_directory_that_changes_all_the_time_is_not_watched_again_at_each_use(
     watched: DirectoryDocumentStore, data: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, covered = [time.monotonic()], []
+    now, covered = [time.monotonic()], []  # window: the clock stops here
     cover = Watch.cover
     monkeypatch.setattr("time.monotonic", lambda: now[0])
 
@@ -265,8 +267,9 @@ NEWEST = ("intel-newest-root-crl.json", "intel-newest-pck-crl-platform.json")
 
 
 @pytest.fixture
-def entries(directory: Directory) -> Directory:
+def entries(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> Directory:
     """A directory with the status of two files below `collateral/`, of which one is missing."""
+    monkeypatch.setattr(storage_directory, "FRESH_SECONDS", LONG_SECONDS)
     directory.replace(("collateral", NEWEST[0]), b"{}")
     with suppress(NotFound):
         for name in NEWEST:
@@ -304,7 +307,7 @@ def test_entries_are_compared_again_after_a_second(
     entries: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = entries.entries_resident(("collateral",), NEWEST)
-    now = time.monotonic() + FRESH_SECONDS
+    now = time.monotonic() + LONG_SECONDS  # window: the clock stops here
     monkeypatch.setattr("time.monotonic", lambda: now)
     again = entries.entries_resident(("collateral",), NEWEST)
     assert again == known
@@ -334,6 +337,37 @@ def test_what_is_watched_no_longer_is_not_reported(watch: Watch, tmp_path: Path)
     assert watch.epoch() == epoch
     (tmp_path / "two").write_text("changed")
     assert watch.epoch() != epoch
+
+
+def test_names_in_a_directory_above_are_not_reported(watch: Watch, tmp_path: Path) -> None:
+    """Other programs may change what they want in `/var/lib`, or `/tmp`."""
+    inner, other = tmp_path / "inner", tmp_path / "other"
+    inner.mkdir()
+    other.write_text("")
+    epoch = watch.cover("test", [str(inner)], [str(tmp_path)])
+    assert epoch is not None
+    other.chmod(0o600)
+    (tmp_path / "new").write_text("")
+    assert watch.epoch() == epoch
+    other.chmod(0o644)
+    (inner / "new").write_text("")
+    assert watch.epoch() != epoch
+
+
+def test_a_change_while_paths_are_added(
+    watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path may then be that of another file than the one that is watched."""
+    file = tmp_path / "file"
+    file.write_text("")
+    replace = Watch._replace
+
+    def late(self: Watch, *arguments: object) -> None:
+        replace(self, *arguments)  # type: ignore[arg-type]
+        file.write_text("changed")
+
+    monkeypatch.setattr(Watch, "_replace", late)
+    assert watch.cover("test", [str(file)]) is None
 
 
 def test_a_path_that_cannot_be_watched(watch: Watch, tmp_path: Path) -> None:

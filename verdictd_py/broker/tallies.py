@@ -65,7 +65,7 @@ class Tallies:
             now: a time in the last interval.
 
         Raises:
-            RequestError: the intervals are no multiple of `BUCKET_SECONDS`, or too many.
+            RequestError: the intervals are not multiples of `BUCKET_SECONDS`, or too many.
         """
         if step_seconds <= 0 or step_seconds % BUCKET_SECONDS or not 0 < steps <= MAX_STEPS:
             raise RequestError(

@@ -260,8 +260,10 @@ async def _serve(daemon: app.Daemon, directory: Path) -> None:
     listen, api, kbs = (
         daemon.listener(name).endpoint for name in ("listen", "client_api", "kbs_http")
     )
+    # Another terminal has not activated the virtual environment of this one.
+    programs = f"  export PATH={sys.prefix}/bin:$PATH\n" if sys.prefix != sys.base_prefix else ""
     print(
-        "The broker runs until you press Ctrl-C. Try in another terminal:\n\n"
+        f"The broker runs until you press Ctrl-C. Try in another terminal:\n\n{programs}"
         f"  verdictd-py guest --connect {listen} --platform {platform} policy\n"
         f"  verdictd-py guest --connect {listen} --platform {platform} --base64 key {KID}\n"
         f"  verdictd-py guest --connect {listen} --attester none policy\n"

@@ -172,7 +172,14 @@ def read_file(file: Path, limit: int) -> bytes:
             return stream.read(limit + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         cause = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read {file}: {cause}; check its name") from error
+        raise ConfigError(f"cannot read {file}: {cause}; {_remedy(error)}") from error
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do about a file that cannot be read."""
+    if isinstance(error, PermissionError):
+        return "let this user read it, or call as another user"
+    return "name a file" if isinstance(error, IsADirectoryError) else "check its name"
 
 
 def read_input(file: Path, limit: int) -> bytes:
@@ -192,6 +199,11 @@ def read_input(file: Path, limit: int) -> bytes:
 def printable(text: str) -> str:
     """Escape control characters, which could draw on a terminal, except for line feeds."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """Escape control characters and line feeds, which could imitate other lines of an output."""
+    return printable(text).replace("\n", "\\n")
 
 
 def complain(program: str, message: str) -> None:

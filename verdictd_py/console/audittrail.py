@@ -25,7 +25,7 @@ _SUMMARY: Final = ("kid", "path", "name", "file", "values", "code", "caller", "a
 
 @dataclass(frozen=True, slots=True)
 class AuditSearch:
-    """Conditions that a record must all meet; empty texts are no condition.
+    """Conditions that a record must all meet; empty texts are not conditions.
 
     Attributes:
         text: occurs in a field.
@@ -107,7 +107,7 @@ def search(directory: Path, wanted: AuditSearch) -> AuditView:
 
 
 def _records(path: Path, last_bytes: int) -> Iterator[AuditRecord]:
-    """Return the records in the last bytes of a file; lines that are no records are omitted."""
+    """Return the records in the last bytes of a file; lines that are not records are omitted."""
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(size - min(size, last_bytes))

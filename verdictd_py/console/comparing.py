@@ -94,7 +94,7 @@ def short(digits: str, others: Iterable[str] = ()) -> str:
     """Return the beginning of a digest, and its first differing group if another begins likewise.
 
     Args:
-        others: the values from which it has to be told apart.
+        others: the values from which it must differ visibly.
     """
     same = [one for one in others if one != digits and one[:GROUP] == digits[:GROUP]]
     if not same:

@@ -19,11 +19,9 @@ from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_p
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.historykeeper import HistoryKeeper
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
-from verdictd_py.console.operations import Register
-from verdictd_py.console.server import ConsoleListener
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
-from verdictd_py.daemon.console import Console, sources_of
+from verdictd_py.daemon.console import Console
 from verdictd_py.daemon.daemon import Daemon, Parts
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.foundation import Foundation, GuestListeners, Records, connections_of
@@ -48,14 +46,13 @@ from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.cores import worker_count
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import management, management_v1
-from verdictd_py.listeners.attested import AttestedListener
 from verdictd_py.listeners.callers import CallerRules
-from verdictd_py.listeners.grpc_listener import GrpcListener
-from verdictd_py.listeners.kbs import KbsListener
+from verdictd_py.listeners.grpc_listener import GrpcListener, Register
 from verdictd_py.listeners.kbs.certificates import ServerCertificate
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
+from verdictd_py.listeners.shares import Shares
 from verdictd_py.ports import Events
 from verdictd_py.storage.inspection import DIRECTORIES
 from verdictd_py.storage.layout import prepare, share_audit
@@ -131,8 +128,7 @@ def build_daemon(
     status = None if metrics is None or address is None else metrics.listener(address)
     operators = _OperatorListeners(base, protected, guests.connected)
     services = partial(operators.register_management, about)
-    sources = sources_of(base.collateral, settings.data_dir / "audit")
-    console = Console.build(settings, protected, services, tees, base.audit, sources)
+    console = Console.build(settings, protected, services, tees, base.audit, base.collateral)
     if console.listener is not None:
         console.listener.measure(base.meter)
     candidates: tuple[Listener | None, ...] = (
@@ -242,9 +238,9 @@ def _sources(  # the parts that gauges are read from
 
     def connections() -> dict[str, Mapping[str, int]]:
         own = {
-            listener.name: listener.shares.states
+            listener.name: shares.states
             for listener in listeners
-            if isinstance(listener, GrpcListener | AttestedListener | KbsListener | ConsoleListener)
+            if isinstance(shares := getattr(listener, "shares", None), Shares)
         }
         return {**guests.connections(), **own}
 

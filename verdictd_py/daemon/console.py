@@ -1,32 +1,24 @@
-"""Construction of the web console in the operator process."""
+"""The web console in the operator process."""
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
 from verdictd_py.config import Address, Settings
-from verdictd_py.console.audittrail import AuditSearch, AuditView, search
-from verdictd_py.console.identity import Identity
-from verdictd_py.console.operations import Operations, Register
-from verdictd_py.console.pages import CHANGES, FORMS, PAGES
-from verdictd_py.console.server import ConsoleListener
 from verdictd_py.console.service import ConsoleService
 from verdictd_py.console.sessions import Sessions
-from verdictd_py.console.site import Site
-from verdictd_py.console.sources import CollateralPart, Sources
-from verdictd_py.console.views.ending import End
 from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.listeners.callers import CallerRules
+from verdictd_py.listeners.grpc_listener import Register
 from verdictd_py.listeners.protection import Protection
 from verdictd_py.ports import Events, Tees
-from verdictd_py.tees.intel.collateral.periods import periods
+
+if TYPE_CHECKING:
+    from verdictd_py.console.server import ConsoleListener
 
 
 @dataclass(slots=True)
@@ -50,44 +42,30 @@ class Console:
         register: Register,
         tees: Tees,
         events: Events,
-        sources: Sources,
+        collateral: CollateralService,
     ) -> Console:
         """Build it.
 
         Args:
             register: adds the services of the management API to a server.
-            sources: data that the management API has no method for.
 
         Raises:
             ConfigError: the address needs TLS.
         """
         built = cls(events)
-        if settings.console is None:
-            return built
-        address = Address.parse(settings.console)
-        identity = Identity.at(address, protected)
-        built._with_certificates = identity.context is not None
-        site = Site(
-            broker=socket.gethostname(),
-            pages=PAGES,
-            changes=CHANGES,
-            forms=FORMS,
-            read_only=settings.console_read_only,
-            signs_out=identity.context is None,
-            meanings=_meanings(tees),
-            tees=tees.names,
-            measurements=_measurements(tees),
-            policy=tees.default.documents.policy,
-            sources=sources,
-        )
-        built.listener = ConsoleListener(
-            address,
-            site=site,
-            operations=Operations(register),
-            sessions=built.sessions,
-            identity=identity,
-            events=events,
-        )
+        if settings.console is not None:
+            from verdictd_py.daemon import consolelistener  # noqa: PLC0415  # late, see there
+
+            built.listener, built._with_certificates = consolelistener.build(
+                Address.parse(settings.console),
+                settings,
+                protected,
+                register,
+                tees,
+                events=events,
+                sessions=built.sessions,
+                collateral=collateral,
+            )
         return built
 
     def register(self, server: grpc.aio.Server, rules: CallerRules) -> None:
@@ -99,47 +77,3 @@ class Console:
             lambda: "" if self.listener is None else self.listener.endpoint,
             with_certificates=self._with_certificates,
         ).register(server)
-
-
-def _meanings(tees: Tees) -> Callable[[str], Mapping[str, str]]:
-    def of(tee: str) -> Mapping[str, str]:
-        known = tees.get(tee)
-        return {} if known is None else {n: claim.meaning for n, claim in known.claims.items()}
-
-    return of
-
-
-def _measurements(tees: Tees) -> Callable[[str], Mapping[str, str]]:
-    return lambda tee: {n: tees.named(tee).claims[n].meaning for n in tees.named(tee).measurements}
-
-
-def sources_of(collateral: CollateralService, audit: Path) -> Sources:
-    """Return the data of pages that the management API has no method for.
-
-    Args:
-        audit: directory of the audit trail.
-    """
-
-    async def parts() -> tuple[CollateralPart, ...]:
-        found = periods(await collateral.sets())
-        return tuple(
-            CollateralPart(each.platform, each.part, each.since, each.until, each.number)
-            for each in found
-        )
-
-    async def ends() -> tuple[End, ...]:
-        return tuple(
-            End(
-                "Collateral %(name)s",
-                f"{each.platform}, {each.part}",
-                each.until.isoformat(),
-                "/collateral",
-                renewed=bool(collateral.background),
-            )
-            for each in await parts()
-        )
-
-    async def records(wanted: AuditSearch) -> AuditView:
-        return await asyncio.to_thread(search, audit, wanted)
-
-    return Sources(parts, ends, records, collateral.grace.total_seconds() / 86_400)

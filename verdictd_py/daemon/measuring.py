@@ -19,8 +19,8 @@ from verdictd_py.events.log import LogEvents
 from verdictd_py.listeners.status import Page, StatusListener
 from verdictd_py.metrics import families
 from verdictd_py.metrics.counting import CountedConnections, CountedEvents, count
-from verdictd_py.metrics.exposition import Exposition, Reading
 from verdictd_py.metrics.memory import Layout, Memory
+from verdictd_py.metrics.reading import Reading
 from verdictd_py.metrics.sampling import Sampler
 from verdictd_py.ports import Events, Tees
 from verdictd_py.stages import Meter
@@ -123,6 +123,8 @@ class BrokerMetrics:
         self._read: tuple[Reading, ...] = ()
         self._ticked = time.monotonic()
         self._loop: asyncio.AbstractEventLoop | None = None
+        from verdictd_py.metrics.exposition import Exposition  # noqa: PLC0415  # late, see there
+
         self._exposition = Exposition(
             self._memory, families.families(tuple(tee.name for tee in tees)), self._readings
         )

@@ -13,7 +13,7 @@ from verdictd_py import __version__
 from verdictd_py.daemon.health import Health
 from verdictd_py.domain.events import FileChanged
 from verdictd_py.listeners.status import Page
-from verdictd_py.metrics.exposition import Reading
+from verdictd_py.metrics.reading import Reading
 from verdictd_py.ports import Tees
 
 OPA: Final = "opa/"
@@ -38,7 +38,7 @@ class Documents:
         return cls(frozenset((*RELEASE_FILES, *(str(name) for pair in pairs for name in pair))))
 
     def note(self, event: FileChanged, at: float) -> None:
-        """Note a change; files that are no documents are ignored.
+        """Note a change; files that are not documents are ignored.
 
         Args:
             at: Unix time.

@@ -163,7 +163,7 @@ class Event:
     """Base of all event types. Declare one with the decorator `event`.
 
     Attributes:
-        correlation: the connection because of which the event happens. It is no field: two events
+        correlation: the connection because of which the event happens. Not a field: two events
             are equal whatever their connections are.
     """
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import struct
 import weakref
 from collections.abc import Iterable
-from contextlib import suppress
+from dataclasses import dataclass
 from threading import Lock
 from typing import Final, Self
 
@@ -41,11 +42,26 @@ _FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK, IN_CLOEXEC
 _READ_BYTES: Final = 64 * 1024
 """Maximum size of reports that are read at a time; further ones count as the next change."""
 
+_REPORT: Final = struct.Struct("iIII")
+"""`struct inotify_event`: number of the watch, mask, cookie, length of the name that follows."""
+
 _MOUNTS: Final = "/proc/self/mountinfo"
 
 _LIBC: Final = ctypes.CDLL(None)
 _LIBC.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _LIBC.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """Numbers of the watches of one owner (see `Watch.cover`)."""
+
+    contents: frozenset[int]
+    places: frozenset[int]
+
+    @property
+    def all(self) -> frozenset[int]:
+        return self.contents | self.places
 
 
 class Watch:
@@ -62,7 +78,7 @@ class Watch:
         self._poll.register(mounts, select.POLLPRI)
         self._lock = Lock()
         self._epoch = 0
-        self._watched: dict[object, frozenset[int]] = {}
+        self._watched: dict[object, _Watched] = {}
         weakref.finalize(self, _close, changes, mounts)
 
     @classmethod
@@ -97,30 +113,51 @@ class Watch:
         Returns:
             The epoch; None if a path cannot be watched, or something changes at this moment.
         """
-        masks = [(path, _CONTENT | _SELF | _EXACTLY) for path in contents]
-        masks += [(path, _SELF | _EXACTLY) for path in places]
         with self._lock:
             before = self._current()
-            added = {
-                _LIBC.inotify_add_watch(self._changes, os.fsencode(path), mask)
-                for path, mask in masks
-            }
-            self._forget(owner, frozenset(added))
-            return before if min(added, default=0) >= 0 and self._current() == before else None
+            added = _Watched(
+                frozenset(self._add(path, _CONTENT | _SELF) for path in contents),
+                frozenset(self._add(path, _SELF) for path in places),
+            )
+            self._replace(owner, added)
+            is_complete = min(added.all, default=0) >= 0
+            return before if is_complete and self._current() == before else None
 
-    def _forget(self, owner: object, added: frozenset[int]) -> None:
+    def _add(self, path: str, mask: int) -> int:
+        return int(_LIBC.inotify_add_watch(self._changes, os.fsencode(path), mask | _EXACTLY))
+
+    def _replace(self, owner: object, added: _Watched) -> None:
         """Remove what only this owner has watched and watches no longer."""
-        before = self._watched.get(owner, frozenset())
+        before = self._watched.pop(owner, None)
         self._watched[owner] = added
-        for number in before.difference(*self._watched.values()):
-            _LIBC.inotify_rm_watch(self._changes, number)
+        if before is not None:
+            for number in before.all.difference(*(each.all for each in self._watched.values())):
+                _LIBC.inotify_rm_watch(self._changes, number)
 
     def _current(self) -> int:
-        if self._poll.poll(0):
+        ready = self._poll.poll(0)
+        if ready and self._is_change(ready):
             self._epoch += 1
-            with suppress(BlockingIOError):  # only a mount has changed
-                os.read(self._changes, _READ_BYTES)
         return self._epoch
+
+    def _is_change(self, ready: list[tuple[int, int]]) -> bool:
+        """Read reports; return whether one is about what is watched.
+
+        The kernel also reports a change of the owner or mode of anything in a watched directory.
+        """
+        try:
+            reports = os.read(self._changes, _READ_BYTES)
+        except BlockingIOError:
+            return True  # only a mount has changed
+        if any(descriptor == self._mounts for descriptor, _ in ready):
+            return True
+        at = 0
+        while at < len(reports):
+            number, _, _, name_bytes = _REPORT.unpack_from(reports, at)
+            if not name_bytes or any(number in each.contents for each in self._watched.values()):
+                return True
+            at += _REPORT.size + name_bytes
+        return False
 
 
 def _close(*descriptors: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from verdictd_py.cli.output.difference import Difference, measured_and_expected
+from verdictd_py.cli.output.difference import Difference, Values, measured_and_expected
 from verdictd_py.cli.output.layout import Block, Layout
 from verdictd_py.cli.output.terminal import Style
 
@@ -56,6 +56,25 @@ def test_each_of_several_expected_values_is_marked() -> None:
     ]
 
 
+def test_the_number_of_further_expected_values_is_below_them() -> None:
+    block = measured_and_expected("x", "0" * 8, "1" + "0" * 7 + ", and 968 more")
+    assert text(block, 80)[1:] == [
+        "  measured  00000000",
+        "  expected  10000000",
+        "            ^",
+        "            and 968 more",
+    ]
+
+
+def test_several_values_of_two_sets_are_labelled_and_whole() -> None:
+    values = [("spring", MEASURED), ("summer", EXPECTED), ("summer", "-")]
+    lines = text(Values("rtmr1", values), 60)
+    assert lines[0] == "rtmr1"
+    assert max(map(len, lines)) <= 60
+    assert "".join(line[10:] for line in lines[1:]) == f"{MEASURED}{EXPECTED}-"
+    assert lines[1].startswith("  spring  ab")
+
+
 def test_a_shorter_value_differs_where_it_ends() -> None:
     lines = text(measured_and_expected("x", "0" * 9, "0" * 8), 80)
     assert lines[-1] == " " * (12 + 8) + "^"
@@ -67,7 +86,7 @@ def test_a_shorter_value_differs_where_it_ends() -> None:
         ("OutOfDate", "UpToDate", ["  measured  OutOfDate", "  expected  UpToDate"]),
         ("", "false", ["  measured  nothing", "  expected  false"]),
         ("3", "at least 4", ["  measured  3", "  expected  at least 4"]),
-        ("\x1b[2J", "x", ["  measured  \\x1b[2J", "  expected  x"]),
+        ("\x1b\nx", "x", ["  measured  \\x1b\\nx", "  expected  x"]),
         ("abababab", "", ["  measured  abababab"]),
     ],
 )

@@ -100,6 +100,14 @@ def test_only_a_measurement_is_broken_in_a_sentence() -> None:
     assert "ab" * 48 in "".join(lines)
 
 
+def test_a_text_of_a_guest_cannot_imitate_other_lines() -> None:
+    hostile = "a\nverdict  accepted\x1b[2J"
+    for block in (Facts((("x", hostile),)), Group(hostile), Table(("a",), [(hostile,)])):
+        assert [line for line in text(block, None) if line.startswith("verdict")] == []
+        assert "\\nverdict" in "\n".join(text(block, None))
+    assert text(Table(("a",), [(["x", "y\nz"],)]), None) == ["a", "x", "y\\nz"]
+
+
 def test_headings_are_bold_on_a_terminal_only() -> None:
     (heading, _) = Table(("a",), [(1,)]).lines(Layout(80, Style(colour=True)))
     assert heading == "\x1b[1ma\x1b[0m"

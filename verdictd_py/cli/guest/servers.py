@@ -1,4 +1,4 @@
-"""Messages of `verdictd-py guest` about a server that is no broker for the chosen protocol."""
+"""Messages of `verdictd-py guest` about a server that is not a broker for the chosen protocol."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.http import loopback
 
 _NOT_SERVED: Final = (400, 403, 404, 405, 501)
-"""Statuses with which HTTP servers that are no KBS answer its requests, without its error body."""
+"""Statuses with which HTTP servers that are not a KBS answer requests, without its error body."""
 
 
 def wrong_server(options: Namespace) -> str:
@@ -32,12 +32,12 @@ def wrong_server(options: Namespace) -> str:
 
 
 def is_no_kbs(error: BrokerRefused) -> bool:
-    """Return whether an HTTP server answered that is no KBS."""
+    """Return whether an HTTP server answered that is not a KBS."""
     return isinstance(error, KbsRefused) and not error.has_body and error.status in _NOT_SERVED
 
 
 def no_kbs(options: Namespace, error: BrokerRefused) -> str:
-    """Return the message for an HTTP server that is no KBS."""
+    """Return the message for an HTTP server that is not a KBS."""
     return (
         f"the server at {options.connect} is an HTTP server, but not a KBS ({error}); give "
         "--connect the address of the broker's --kbs-http"

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+
+JSON_FIELDS: Final = ("claims", "details")
+"""Fields of a `Guest` whose text is a JSON object."""
 
 
 def message(answer: Message) -> dict[str, Any]:
@@ -23,8 +26,12 @@ def message(answer: Message) -> dict[str, Any]:
 
 
 def guest(answer: Any) -> dict[str, Any]:  # noqa: ANN401  # messages are made at run time
-    """Return a `Guest`, with its claims as an object."""
-    return {**message(answer), "claims": json.loads(answer.claims) if answer.claims else {}}
+    """Return a `Guest`, with the objects that it contains as JSON."""
+    objects = {name: getattr(answer, name) for name in JSON_FIELDS}
+    return {
+        **message(answer),
+        **{n: json.loads(text) if text else {} for n, text in objects.items()},
+    }
 
 
 def is_time(name: str) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from verdictd_py.cli.management import data
-from verdictd_py.cli.output.difference import Difference
-from verdictd_py.cli.output.layout import Block, Column, Facts, Group, Kind, Table, Text
+from verdictd_py.cli.output.difference import Difference, Values
+from verdictd_py.cli.output.layout import Block, Column, Group, Kind, Table, Text
 from verdictd_py.cli.output.result import CommandOutput
 
 ReferenceSet = Any
@@ -84,7 +84,7 @@ def _differing(one: str, other: str, field: dict[str, Any]) -> Block:
     if len(theirs) == 1 and mine:
         return Difference(name, (other, one), theirs[0], mine)
     rows = [(one, value) for value in mine or ["-"]] + [(other, value) for value in theirs or ["-"]]
-    return Group(name, Facts((f"  {label}", value) for label, value in rows))
+    return Values(name, rows)
 
 
 def reference(answer: Any, *, stored: bool) -> CommandOutput:  # noqa: ANN401  # as above
@@ -122,10 +122,10 @@ def reference(answer: Any, *, stored: bool) -> CommandOutput:  # noqa: ANN401  #
 
 
 def _values(values: object) -> Block | None:
-    """Return a table of reference values for a terminal; None if they are no object."""
+    """Return a table of reference values for a terminal; None if they are not an object."""
     if not isinstance(values, dict):
         return None
-    rows = [(name, "\n".join(map(_shown, _listed(value)))) for name, value in values.items()]
+    rows = [(name, [_shown(item) for item in _listed(value)]) for name, value in values.items()]
     return Table(("field", Column("values", Kind.VALUE)), rows)
 
 

@@ -17,7 +17,7 @@ from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.cli.management import console_commands, watching
 from verdictd_py.cli.management.client import BrokerClient
 from verdictd_py.cli.management.command import Command
-from verdictd_py.cli.management.data import enumerated, is_time
+from verdictd_py.cli.management.data import JSON_FIELDS, enumerated, is_time
 from verdictd_py.cli.output.result import SCHEMA, CommandOutput
 from verdictd_py.cli.output.schemas import (
     ANY,
@@ -47,7 +47,7 @@ _INTEGERS: Final = frozenset(
     }
 )
 
-_MEMBERS: Final[dict[str, Schema]] = {"claims": OBJECT}
+_MEMBERS: Final[dict[str, Schema]] = dict.fromkeys(JSON_FIELDS, OBJECT)
 """Fields whose text is JSON, by name: documents have the value."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from verdictd_py.cli.management import data
-from verdictd_py.cli.output.layout import Column, Facts, Kind, Table, Text
+from verdictd_py.cli.output.layout import Column, Facts, Group, Kind, Table, Text
 from verdictd_py.cli.output.result import CommandOutput
 
 _KEYS: Final = (
@@ -89,7 +89,7 @@ def stored_content(
         "warnings": warnings,
         "converted": list(converted),
     }
-    return CommandOutput("stored-content", members, Text("\n".join(lines)), names=(name,))
+    return CommandOutput("stored-content", members, Group(*lines), names=(name,))
 
 
 def keys(listed: Sequence[Any]) -> CommandOutput:
@@ -207,6 +207,7 @@ def status(answer: Any) -> CommandOutput:  # noqa: ANN401  # as above
         ("client API", answer.client_api),
         ("key provider", answer.keyprovider_api or "on the client API"),
         ("HTTP guests", answer.kbs_http or "not served"),
+        ("web console", answer.console or "not served"),
         ("data directory", answer.data_dir),
         ("verifiers", ", ".join(answer.verifiers)),
         ("attester", answer.attester),

@@ -16,7 +16,7 @@ from typing import Any, Final
 from verdictd_py.cli.output.layout import Table
 from verdictd_py.cli.output.result import SCHEMA, CommandOutput, Form, as_text, write
 from verdictd_py.cli.output.yamltext import to_yaml
-from verdictd_py.cli.parsing import EXIT_OK, printable
+from verdictd_py.cli.parsing import EXIT_OK, one_line
 
 MIN_SECONDS: Final = 1.0
 MAX_SECONDS: Final = 3600.0
@@ -122,9 +122,9 @@ class _Changes:
         if self._form is Form.YAML:
             return "---\n" + to_yaml(document)
         if index is None:
-            return f"{printable(name)}  removed\n"
+            return f"{one_line(name)}  removed\n"
         if self._form is Form.NAMES:
-            return f"{printable(name)}\n"
+            return f"{one_line(name)}\n"
         return "".join(f"{line}\n" for line in _rows(output, self._form, index))
 
 
@@ -148,5 +148,5 @@ def _lines(output: CommandOutput, form: Form) -> list[str]:
     if form.is_data:
         return as_text(output.document(), form).splitlines()
     if form is Form.NAMES:
-        return [printable(name) for name in output.names]
+        return [one_line(name) for name in output.names]
     return output.lines(form, sys.stdout)

@@ -9,11 +9,14 @@ from typing import Final
 from verdictd_py.cli.output.layout import Block, Layout
 from verdictd_py.cli.output.terminal import Style
 from verdictd_py.cli.output.text import wrapped
-from verdictd_py.cli.parsing import printable
+from verdictd_py.cli.parsing import one_line
 
 _INDENT: Final = "  "
 _DIGITS: Final = re.compile(r"[0-9A-Fa-f]{8,}")
 """Values whose digits are compared: hex of at least 4 bytes. Words differ as a whole."""
+
+_FURTHER: Final = re.compile(r"and [0-9]+ more")
+"""End of a long list of values in a reason of the broker."""
 
 _MIN_ROOM: Final = 8
 _MULTIPLE: Final = 8
@@ -30,15 +33,22 @@ class Difference:
         labels: names of the value and of the expected values.
         value: empty if there is none.
         expected: alternatives; none for any value.
+        more: a text below them, such as the number of further ones.
     """
 
     def __init__(
-        self, name: str, labels: tuple[str, str], value: str, expected: Sequence[str]
+        self,
+        name: str,
+        labels: tuple[str, str],
+        value: str,
+        expected: Sequence[str],
+        more: str = "",
     ) -> None:
-        self.name = printable(name)
+        self.name = one_line(name)
         self._labels = labels
-        self._value = printable(value)
-        self._expected = [printable(text) for text in expected]
+        self._value = one_line(value)
+        self._expected = [one_line(text) for text in expected]
+        self._more = one_line(more)
 
     def lines(self, layout: Layout) -> Iterable[str]:
         width, style = layout.width, layout.style
@@ -49,9 +59,11 @@ class Difference:
         values = [self._value, *self._expected]
         if all(_DIGITS.fullmatch(value) for value in values) and self._expected:
             yield from self._digits(room, size, style)
-            return
-        for label, value in zip(self._names(), values, strict=True):
-            yield from _labelled(label, size, wrapped(value, room, fold=True))
+        else:
+            for label, value in zip(self._names(), values, strict=True):
+                yield from _labelled(label, size, wrapped(value, room, fold=True))
+        if self._more:
+            yield " " * prefix + self._more
 
     def _names(self) -> list[str]:
         return [self._labels[0], *[self._labels[1]] * len(self._expected)]
@@ -73,6 +85,23 @@ class Difference:
                 yield from _labelled(self._labels[1], size, [shown])
                 if place is not None and start <= place < end:
                     yield _INDENT * 2 + " " * (size + place - start) + style.mark("^")
+
+
+class Values:
+    """Labelled values below a name; a value that is longer than the line has several lines."""
+
+    def __init__(self, name: str, values: Sequence[tuple[str, str]]) -> None:
+        self._name = one_line(name)
+        self._values = [(one_line(label), one_line(value)) for label, value in values]
+
+    def lines(self, layout: Layout) -> Iterable[str]:
+        yield layout.style.bold(self._name)
+        size = max((len(label) for label, _ in self._values), default=0)
+        room = None
+        if layout.width is not None:
+            room = max(layout.width - len(_INDENT) * 2 - size, _MIN_ROOM)
+        for label, value in self._values:
+            yield from _labelled(label, size, wrapped(value, room, fold=True))
 
 
 def _first_difference(one: str, other: str) -> int | None:
@@ -112,9 +141,10 @@ def _labelled(label: str, size: int, lines: Sequence[str]) -> Iterator[str]:
 
 def measured_and_expected(name: str, measured: str, expected: str) -> Block:
     """Return the difference of a failed rule, whose expected value is a text of the broker."""
-    alternatives = expected.split(", ")
+    alternatives, more = expected.split(", "), ""
+    if _FURTHER.fullmatch(alternatives[-1]):
+        more = alternatives.pop()
     if not all(_DIGITS.fullmatch(value) for value in alternatives):
-        alternatives = [expected]
-    return Difference(
-        name, ("measured", "expected"), measured or "nothing", alternatives if expected else []
-    )
+        alternatives, more = [expected], ""
+    labels = ("measured", "expected")
+    return Difference(name, labels, measured or "nothing", alternatives if expected else [], more)

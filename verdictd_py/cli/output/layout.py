@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from verdictd_py.cli.output.terminal import Style
 from verdictd_py.cli.output.text import cells, wrapped
-from verdictd_py.cli.parsing import printable
+from verdictd_py.cli.parsing import one_line, printable
 
 _GAP: Final = "  "
 _MIN_SENTENCE: Final = 16
@@ -98,7 +98,7 @@ class Facts:
     """Names with their values, one below the other."""
 
     def __init__(self, facts: Iterable[tuple[str, object]]) -> None:
-        self._facts = [(name, printable(str(value))) for name, value in facts]
+        self._facts = [(name, one_line(str(value))) for name, value in facts]
 
     def lines(self, layout: Layout) -> Iterable[str]:
         width, style = layout.width, layout.style
@@ -112,10 +112,10 @@ class Facts:
 
 
 class Group:
-    """Blocks below each other; a text is a line of its own."""
+    """Blocks below each other; a text is one line, whatever it contains."""
 
     def __init__(self, *blocks: Block | str) -> None:
-        self._blocks = [Text(block) if isinstance(block, str) else block for block in blocks]
+        self._blocks = [Text(one_line(b)) if isinstance(b, str) else b for b in blocks]
 
     def lines(self, layout: Layout) -> Iterable[str]:
         for block in self._blocks:
@@ -127,12 +127,12 @@ class Table:
 
     Args:
         columns: names stand for columns with identifiers.
-        rows: a cell may have several lines.
+        rows: a cell that is a list has several lines.
     """
 
     def __init__(self, columns: Sequence[Column | str], rows: Iterable[Sequence[object]]) -> None:
         self._columns = [Column(c) if isinstance(c, str) else c for c in columns]
-        self._rows = [[printable(str(cell)) for cell in row] for row in rows]
+        self._rows = [[_cell_text(cell) for cell in row] for row in rows]
 
     def lines(self, layout: Layout) -> Iterable[str]:
         width, style = layout.width, layout.style
@@ -151,7 +151,8 @@ class Table:
 
     def row(self, index: int) -> Table:
         """Return a table with only one row."""
-        return Table(self._columns, [self._rows[index]])
+        cells_of_row = [cell.split("\n") for cell in self._rows[index]]
+        return Table(self._columns, [cells_of_row])
 
     def _size(self, index: int) -> int:
         texts = (line for row in self._rows for line in row[index].split("\n"))
@@ -223,6 +224,13 @@ class Table:
                     if line:
                         yield f"{_GAP}{label:{names}}{_GAP}{line}"
                         label = ""
+
+
+def _cell_text(cell: object) -> str:
+    """Return the text of a cell; only line feeds between the items of a list remain."""
+    if isinstance(cell, list):
+        return "\n".join(one_line(str(item)) for item in cell)
+    return one_line(str(cell))
 
 
 def _total(sizes: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Final, TextIO
 from verdictd_py.cli.output import terminal
 from verdictd_py.cli.output.layout import Block, Layout, Text
 from verdictd_py.cli.output.yamltext import to_yaml
-from verdictd_py.cli.parsing import printable
+from verdictd_py.cli.parsing import one_line, printable
 from verdictd_py.errors import ConfigError
 
 SCHEMA: Final = "verdictd.v1/"
@@ -78,7 +78,7 @@ class CommandOutput:
         if form.is_data:
             write(stream, as_text(self.document(), form))
         elif form is Form.NAMES and self.raw is None:
-            write(stream, "".join(f"{printable(name)}\n" for name in self.names))
+            write(stream, "".join(f"{one_line(name)}\n" for name in self.names))
         elif self.raw is not None and stream.isatty() and self.text is None:
             write(stream, printable(_text(self.raw).expandtabs(4)))
         elif self.raw is not None and not stream.isatty():
@@ -104,7 +104,7 @@ def _text(raw: bytes) -> str:
     """Return a content for a terminal.
 
     Raises:
-        ConfigError: it is no text.
+        ConfigError: it is not a text.
     """
     try:
         text = raw.decode()

@@ -36,6 +36,8 @@ def ref(name: str) -> Schema:
 
 
 TEXTS: Final = array(TEXT)
+REASON: Final = members(rule=TEXT, measured=TEXT, expected=TEXT, text=TEXT)
+"""Reason of a report, whose members `Reason.as_json` returns."""
 LINES: Final = array(NUMBER)
 
 _RULE: Final = members(
@@ -86,7 +88,7 @@ OFFLINE: Final[dict[str, tuple[str, Schema]]] = {
             allow=BOOLEAN,
             tee=TEXT_OR_NULL,
             error=TEXT,
-            reasons=array(ref("Reason")),
+            reasons=array(REASON),
             rules=array(_RULE),
             claims=array(_CLAIM),
             comparisons=array(_COMPARISON),
@@ -115,7 +117,7 @@ OFFLINE: Final[dict[str, tuple[str, Schema]]] = {
             tcbStatus=TEXT_OR_NULL,
             advisoryIds=TEXTS,
             claims=OBJECT,
-            reasons=array(ref("Reason")),
+            reasons=array(REASON),
         ),
     ),
     "collateral-list": (
@@ -124,7 +126,7 @@ OFFLINE: Final[dict[str, tuple[str, Schema]]] = {
     ),
     "event-log": (
         "a boot event log; `events` only with `show`",
-        members(claims=OBJECT, mismatches=array(ref("Reason"))),
+        members(claims=OBJECT, mismatches=array(REASON)),
     ),
     "audit-verification": (
         "whether an audit trail was changed",

@@ -133,7 +133,7 @@ def remedy(guest: v1.Guest, say: Language) -> str:
     if own is ACCEPTED:
         return say("It may request what the release policy allows.")
     if own is NOT_APPRAISED:
-        return say("This is no verdict: the guest tries again. Fix the cause on the broker.")
+        return say("This is not a verdict: the guest tries again. Fix the cause on the broker.")
     if not guest.not_pinnable:
         return say(
             "Everything else passed: the evidence is genuine. Pin the values if you released this "

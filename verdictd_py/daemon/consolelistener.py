@@ -1,0 +1,115 @@
+"""Construction of the listener of the web console, with its pages.
+
+`console` imports this module only if the settings have a console: the pages and their library take
+a tenth of the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from verdictd_py.config import Address, Settings
+from verdictd_py.console.audittrail import AuditSearch, AuditView, search
+from verdictd_py.console.identity import Identity
+from verdictd_py.console.operations import Operations, Register
+from verdictd_py.console.pages import CHANGES, FORMS, PAGES
+from verdictd_py.console.server import ConsoleListener
+from verdictd_py.console.sessions import Sessions
+from verdictd_py.console.site import Site
+from verdictd_py.console.sources import CollateralPart, Sources
+from verdictd_py.console.views.ending import End
+from verdictd_py.daemon.collateral import CollateralService
+from verdictd_py.listeners.protection import Protection
+from verdictd_py.ports import Events, Tees
+from verdictd_py.tees.intel.collateral.periods import periods
+
+
+def build(
+    address: Address,
+    settings: Settings,
+    protected: Protection,
+    register: Register,
+    tees: Tees,
+    *,
+    events: Events,
+    sessions: Sessions,
+    collateral: CollateralService,
+) -> tuple[ConsoleListener, bool]:
+    """Build the listener; return it, and whether people sign in with client certificates.
+
+    Args:
+        register: adds the services of the management API to a server.
+
+    Raises:
+        ConfigError: the address needs TLS.
+    """
+    identity = Identity.at(address, protected)
+    site = Site(
+        broker=socket.gethostname(),
+        pages=PAGES,
+        changes=CHANGES,
+        forms=FORMS,
+        read_only=settings.console_read_only,
+        signs_out=identity.context is None,
+        meanings=_meanings(tees),
+        tees=tees.names,
+        measurements=_measurements(tees),
+        policy=tees.default.documents.policy,
+        sources=_sources(collateral, settings.data_dir / "audit"),
+    )
+    listener = ConsoleListener(
+        address,
+        site=site,
+        operations=Operations(register),
+        sessions=sessions,
+        identity=identity,
+        events=events,
+    )
+    return listener, identity.context is not None
+
+
+def _meanings(tees: Tees) -> Callable[[str], Mapping[str, str]]:
+    def of(tee: str) -> Mapping[str, str]:
+        known = tees.get(tee)
+        return {} if known is None else {n: claim.meaning for n, claim in known.claims.items()}
+
+    return of
+
+
+def _measurements(tees: Tees) -> Callable[[str], Mapping[str, str]]:
+    return lambda tee: {n: tees.named(tee).claims[n].meaning for n in tees.named(tee).measurements}
+
+
+def _sources(collateral: CollateralService, audit: Path) -> Sources:
+    """Return the data of pages that the management API has no method for.
+
+    Args:
+        audit: directory of the audit trail.
+    """
+
+    async def parts() -> tuple[CollateralPart, ...]:
+        found = periods(await collateral.sets())
+        return tuple(
+            CollateralPart(each.platform, each.part, each.since, each.until, each.number)
+            for each in found
+        )
+
+    async def ends() -> tuple[End, ...]:
+        return tuple(
+            End(
+                "Collateral %(name)s",
+                f"{each.platform}, {each.part}",
+                each.until.isoformat(),
+                "/collateral",
+                renewed=bool(collateral.background),
+            )
+            for each in await parts()
+        )
+
+    async def records(wanted: AuditSearch) -> AuditView:
+        return await asyncio.to_thread(search, audit, wanted)
+
+    return Sources(parts, ends, records, collateral.grace.total_seconds() / 86_400)
