@@ -1,5 +1,7 @@
 """Measure records per second and latency of the audit trail, for 1, 32 and 256 callers.
 
+Afterwards, measure the verification of a million records.
+
 Usage: python -m benchmarks.audit [DIRECTORY]
 
 DIRECTORY is on the disk to measure; by default the directory for temporary files.
@@ -14,11 +16,15 @@ import time
 from pathlib import Path
 from typing import Final
 
+from benchmarks.datasets import audit_lines
 from verdictd_py.cli.parsing import Silent
 from verdictd_py.domain.events import SecretReleased
 from verdictd_py.events.audit import AuditTrail
+from verdictd_py.events.scan import scan
+from verdictd_py.events.verification import verified
 
 SECONDS: Final = 5.0
+RECORDS: Final = 1_000_000
 EVENT: Final = SecretReleased(
     peer="192.0.2.1:5", appraisal="a" * 32, tee="tdx", what="key", path="keys/default/key/1"
 )
@@ -43,10 +49,25 @@ async def measured(directory: Path, callers: int) -> str:
     return f"{callers:4} callers: {rate:6.0f} records/s, median {median:.1f} ms, p99 {worst:.1f} ms"
 
 
+def verification(directory: Path) -> str:
+    """Return how long the verification of `RECORDS` records takes."""
+    file = directory / "20260101T000000Z-00000000.jsonl"
+    with file.open("wb") as stream:
+        stream.writelines(audit_lines(RECORDS))
+    wall, cpu = time.perf_counter(), time.process_time()
+    findings = verified([scan(file)], complete=True)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    size = file.stat().st_size // 2**20
+    result = "problems" if findings.problems else "no problem"
+    return f"verified {RECORDS} records, {size} MiB: {wall:.1f} s, {cpu:.1f} s CPU, {result}"
+
+
 def main() -> None:
     for callers in (1, 32, 256):
         with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
             print(asyncio.run(measured(Path(folder), callers)), flush=True)
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+        print(verification(Path(folder)))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ JUDGEMENT = Judgement(
     times=3,
     first_at=NOW - timedelta(minutes=1),
     earlier=("a", "b"),
+    quote=b"quote",
+    event_log=b"log",
 )
 STATUS = GuestStatus(
     id="id",
@@ -208,3 +210,23 @@ async def test_a_replacement_of_a_worker_delivers_too() -> None:
         await elapse_until(lambda number=number: len(way.sizes) == number)  # type: ignore[misc]
         delivering.cancel()
     assert history.counts(OPERATOR)[Verdict.REFUSED] == 2
+
+
+async def test_a_message_is_bounded_by_its_size() -> None:
+    """The evidence of refused guests is large, and the channel takes 4 MiB."""
+    outbox = transfer.Outbox()
+    sent: list[int] = []
+
+    async def send(body: JsonValue) -> None:
+        assert isinstance(body, dict)
+        assert len(json.dumps(body)) < 4 * 1024 * 1024
+        judgements = body["judgements"]
+        assert isinstance(judgements, list)
+        sent.append(len(judgements))
+
+    large = dataclasses.replace(JUDGEMENT, event_log=bytes(256 * 1024), quote=bytes(64 * 1024))
+    for number in range(10):
+        outbox.remember(dataclasses.replace(large, id=str(number)))
+    while sum(sent) < 10:
+        await outbox._deliver_batch(send)
+    assert sent == [4, 4, 2]

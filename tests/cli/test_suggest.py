@@ -19,7 +19,7 @@ VERDICT = {
     "key ls": "did you mean 'key list'?",
     "key remove x": "did you mean 'key delete'?",
     "list key": "did you mean 'key list'?",
-    "list keys": "did you mean 'key list'?",
+    "list keys": "there is no command 'list keys'; did you mean 'key list'?",
     "list-keys": "did you mean 'key list'?",
     "keylist": "did you mean 'key list'?",
     "polices list": "did you mean 'policy list'?",

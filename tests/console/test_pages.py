@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from html import unescape
+
 import pytest
 
 from tests.support.broker import RunningBroker
@@ -14,6 +18,7 @@ from tests.support.console import (
     pin_good_guest,
     visitor,
 )
+from verdictd_py.cli.verdict import build_parser
 
 pytestmark = pytest.mark.broker(console="127.0.0.1:0")
 
@@ -178,3 +183,18 @@ async def test_the_link_is_printed_for_this_broker(broker: RunningBroker) -> Non
     url = await link(broker)
     assert url.startswith(broker.daemon.listener("console").endpoint + "/login?code=")
     assert len(broker.events.named("console.link-created")) == 1
+
+
+async def test_each_displayed_command_is_one_of_verdict_py(broker: RunningBroker) -> None:
+    await guests_of_every_kind(broker)
+    refused = str(broker.events.named("guest.refused")[2]["appraisal"])
+    shown = f"/guests/{refused}?field=rtmr1&set=a+set&expires=2099-01-01T00:00:00Z"
+    commands = []
+    async with person(broker) as someone:
+        for path in (*PATHS, shown, f"/guests/{refused}", f"/policies?guest={refused}"):
+            page = await someone.text(path)
+            commands += re.findall(r'<pre class="cmd"[^>]*><code>([^<]*)</code>', page)
+    ours = [unescape(each) for each in commands if each.startswith("verdict-py ")]
+    assert len(ours) > 8
+    for command in ours:
+        build_parser().parse_args(shlex.split(command)[1:])

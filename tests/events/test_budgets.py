@@ -95,10 +95,11 @@ class Disk:
     """A disk with some free space, and optionally without any for files."""
 
     free: int
+    size: int = 2**30
 
     def statvfs(self, path: object) -> Any:
         class Space:
-            f_blocks, f_frsize = 2**30, 1
+            f_blocks, f_frsize = self.size, 1
             f_bavail = self.free
 
         return Space
@@ -127,6 +128,21 @@ def test_callers_with_few_rights_cannot_use_the_last_space(
             refused.add(event.spec.name)
     assert set(events(audit)) - {"audit.began", "audit.head"} == recorded
     assert refused == {"image-key.wrapped", "secret.released"} - recorded
+    trail.close()
+
+
+@pytest.mark.parametrize(("free", "recorded"), [(2**18, True), (2**18 - 1, False)])
+def test_a_small_volume_can_be_used(
+    audit: Path, monkeypatch: pytest.MonkeyPatch, free: int, recorded: bool
+) -> None:
+    """One of 4 MiB needs a sixteenth for releases, not 8 MiB."""
+    monkeypatch.setattr(os, "statvfs", Disk(free, size=2**22).statvfs)
+    trail = opened(audit)
+    if recorded:
+        trail.record(released("keys/x"))
+    else:
+        with pytest.raises(StorageError, match="too little space"):
+            trail.record(released("keys/x"))
     trail.close()
 
 

@@ -8,8 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,13 +33,15 @@ from tests.support.command import environment
 from tests.support.documents import follows
 from tests.support.events import RecordedEvents
 from verdictd_py.cli import audit as command
-from verdictd_py.domain.events import AuditBegan, AuditContinued, AuditHead
+from verdictd_py.domain.events import AuditBegan, AuditContinued, AuditHead, KeyCreated
 from verdictd_py.errors import ConfigError
 from verdictd_py.events import trailfile
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.chain import FIRST, sealed
 from verdictd_py.events.heads import HeadSigner, HeadVerifier
+from verdictd_py.events.log import LogEvents
+from verdictd_py.events.retention import Rotation
 from verdictd_py.events.traildirectory import tail_of
 
 
@@ -336,6 +339,48 @@ def test_the_command_verifies_a_directory(
     assert f"{files[1].name} is missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("harm", ["none", "cut", "remove", "rewrite"])
+def test_the_heads_of_a_log_are_all_compared(
+    audit: Path, tmp_path: Path, log_format: Literal["text", "json"], harm: str
+) -> None:
+    """Also those of a worker that was not the last to write."""
+    lines: list[str] = []
+    trails = [
+        AuditTrail(audit, LogEvents(lines.append, log_format, worker=number), writer=writer)
+        for number, writer in ((None, ""), (1, "-worker1"))
+    ]
+    for trail in trails:
+        trail.open()
+        for number in range(3):
+            trail.record(created(number))
+    trails[0].record(KeyCreated(caller='x 2026-01-01T00:00:00Z INFO audit.head file="a"', kid="k"))
+    for trail in trails:
+        trail.close()
+    log = tmp_path / "log"
+    log.write_text("".join(f"Nov 28 host broker[1]: {line}" for line in lines))
+    run_once(audit)
+    for state in audit.glob(".*"):
+        state.unlink()
+    (worker,) = audit.glob("*-worker1.jsonl")
+    match harm:
+        case "cut":
+            cut(worker, 2)  # the last head, and what it states
+        case "remove":
+            worker.unlink()
+        case "rewrite":
+            rewrite(worker, forge)
+    words = ["verify", str(worker if worker.exists() else audit), "--log", str(log)]
+    assert command.run(words) == (0 if harm == "none" else 1)
+
+
+def test_a_log_without_heads_proves_nothing(audit: Path, tmp_path: Path) -> None:
+    run_once(audit)
+    (tmp_path / "log").write_text("2026-01-01T00:00:00Z INFO daemon.stopping\n")
+    with pytest.raises(ConfigError, match=r"has no lines audit\.head"):
+        command.run(["verify", str(audit), "--log", str(tmp_path / "log")])
+
+
 def test_a_file_that_was_compressed_and_moved_still_counts(audit: Path) -> None:
     files = [run_once(audit) for _ in range(3)]
     with gzip.open(files[0].with_suffix(".jsonl.gz"), "wb") as stream:
@@ -403,6 +448,32 @@ def test_statements_that_cannot_be_read_are_a_problem(audit: Path) -> None:
 
         rewrite(file, damage)
         assert any("line 1" in text or "statement" in text for text in check(audit).problems)
+
+
+def test_a_trail_that_is_written_meanwhile_verifies(audit: Path) -> None:
+    """By two processes whose files state each other, and rotate."""
+    trails = [opened(audit, writer=writer, rotation=Rotation(size=8192)) for writer in ("", "-w")]
+    ended = threading.Event()
+
+    def write(trail: AuditTrail) -> None:
+        number = 0
+        while not ended.is_set():
+            trail.record(created(number))
+            number += 1
+
+    threads = [threading.Thread(target=write, args=(trail,)) for trail in trails]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            assert check(audit).problems == ()
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+        for trail in trails:
+            trail.close()
+    assert check(audit).problems == ()
 
 
 async def test_the_health_reports_that_the_file_was_removed(broker: RunningBroker) -> None:

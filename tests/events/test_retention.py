@@ -80,7 +80,8 @@ def test_counts_are_not_counted_twice_after_a_rotation_and_a_kill(audit: Path) -
     trail = opened(audit, rotation=Rotation(size=4096), monotonic=Clock())
     for _ in range(MAX_LIMITED_PER_MINUTE + 5):
         trail.record(REFUSED)
-    trail.record(created(0))
+    for number in range(30):  # the file with the count is followed by others
+        trail.record(created(number))
     crash(trail)
     fields = first_of(run_once(audit))["fields"]
     assert fields["refusals"] == 5

@@ -16,7 +16,7 @@ from verdictd_py.domain.events import KeyCreated
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.chain import FIRST, sealed
 from verdictd_py.events.heads import HeadSigner, HeadVerifier
-from verdictd_py.events.scan import files_of, scan
+from verdictd_py.events.scan import files_of, scan_all
 from verdictd_py.events.verification import Findings, verified
 
 SIGNER = HeadSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -53,18 +53,18 @@ def crash_once(directory: Path, records: int = 3, **more: Any) -> Path:
 
 def crash(trail: AuditTrail) -> Path:
     """Release the lock as the kernel does when it kills a process; return the file."""
-    file = trail._file
+    file = trail._files.current
     assert file is not None
     asyncio.run(trail.examine())  # the thread has noted what it has written
     asyncio.run(trail.examine())
     fcntl.flock(file._state._descriptor, fcntl.LOCK_UN)
-    return trail._making.directory / Path(file.path).name
+    return trail._files.making.directory / Path(file.path).name
 
 
 def check(directory: Path, **more: Any) -> Findings:
     """Verify a directory."""
     expected = more.get("expected", ())
-    scans = [scan(path, expected) for path in files_of(directory)]
+    scans = scan_all(files_of(directory), expected)
     return verified(scans, complete=True, **more)
 
 

@@ -240,6 +240,22 @@ class TestFloods:
         (flood,) = counted.end_minute()
         assert (flood.source, flood.lines) == (OTHERS, 10_000 - admitted)
 
+    def test_a_flood_of_many_sources_is_bounded(self) -> None:
+        """Five hundred addresses, whose lines together are too many."""
+        counted = Floods()
+        events = 20 * floods.MAX_SOURCES
+        admitted = sum(
+            counted.admits(ConnectionClosed(peer=f"10.0.{number % 250}.{number % 4}:1"))
+            for number in range(events)
+        )
+        assert admitted == floods.LINES_OF_ALL
+        ended = counted.end_minute()
+        assert len(ended) == floods.MAX_FLOODS + 1
+        assert ended[-1].source == OTHERS
+        assert sum(flood.lines for flood in ended) == events - admitted
+        assert counted.admits(ConnectionClosed(peer="10.0.0.0:1"))
+        assert counted.end_minute() == []
+
     @pytest.mark.parametrize(
         ("peer", "source"),
         [

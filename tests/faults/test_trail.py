@@ -331,15 +331,15 @@ async def test_a_count_that_cannot_be_recorded_is_counted_again(
     away = tmp_path / "away"
     away.mkdir()
     (file,) = files(tmp_path)
-    making = trail._making
-    trail._making = replace(making, directory=away / "none")
+    making = trail._files.making
+    trail._files.making = replace(making, directory=away / "none")
     file.rename(away / file.name)
     with pytest.raises(StorageError):
         await trail.commit(created(0))
     trail.record_omitted()
     trail.record_omitted()
     assert log.of(AuditNotKept) == [AuditNotKept(refusals=0, failed=1)] * 2
-    trail._making = making
+    trail._files.making = making
     trail.record_omitted()
     trail.record_omitted()
     (continued,) = files(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from verdictd_py.domain import events as known
 from verdictd_py.domain.correlation import Correlation
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.events.floods import LINES_PER_MINUTE
+from verdictd_py.events.log import LogEvents
 from verdictd_py.metrics import families
 from verdictd_py.metrics.counting import CountedConnections, CountedEvents, count
 from verdictd_py.metrics.exposition import Exposition
@@ -112,8 +115,8 @@ def test_invented_names_make_no_series(memory: Memory) -> None:
 def test_a_stage_within_another_one_counts_for_itself(memory: Memory) -> None:
     begun = begin("listen", CountedConnections(memory.of(0)))
     with measured(Stage.VERIFICATION), measured(Stage.COLLATERAL):
-        started = time.monotonic_ns()
-        while time.monotonic_ns() - started < 20_000_000:
+        started = time.monotonic_ns()  # window: time that must pass, no limit
+        while time.monotonic_ns() - started < 20_000_000:  # window: as above
             pass
     found = parsed(page(memory))
     seconds = "verdictd_stage_seconds_sum"
@@ -143,3 +146,117 @@ def test_an_event_keeps_the_connection_in_which_it_was_made() -> None:
     correlation.enter(correlation.NO_CONNECTION)
     assert event.correlation.id == "a" * 16
     assert event == known.ConnectionClosed(peer="p")
+
+
+EXAMPLES: list[tuple[Event, str, dict[str, str], float]] = [
+    (
+        example(known.GuestAccepted, code="ok", tee="tdx"),
+        "verdictd_appraisals_total",
+        {"result": "accepted", "code": "ok", "tee": "tdx", "listener": "none"},
+        1,
+    ),
+    (
+        example(known.GuestRefused, code="quote-invalid", tee=None),
+        "verdictd_appraisals_total",
+        {"result": "refused", "code": "quote-invalid", "tee": "unknown"},
+        1,
+    ),
+    (
+        example(known.GuestNotJudged, code="timeout"),
+        "verdictd_appraisals_total",
+        {"result": "not-judged", "code": "timeout"},
+        1,
+    ),
+    (
+        example(known.GuestNotJudged, code="no-capacity"),
+        "verdictd_limit_refusals_total",
+        {"limit": "platform"},
+        1,
+    ),
+    (
+        example(known.SecretReleased, what="image-key"),
+        "verdictd_releases_total",
+        {"kind": "image-key", "result": "released"},
+        1,
+    ),
+    (
+        example(known.ReleaseRefused, what="key"),
+        "verdictd_releases_total",
+        {"kind": "key", "result": "refused"},
+        1,
+    ),
+    (example(known.ImageKeyWrapped), "verdictd_wraps_total", {"result": "wrapped"}, 1),
+    (example(known.ImageKeyUnwrapped), "verdictd_wraps_total", {"result": "unwrapped"}, 1),
+    (example(known.WrapRefused), "verdictd_wraps_total", {"result": "refused"}, 1),
+    (
+        example(known.RequestFailed, code="not-found"),
+        "verdictd_request_failures_total",
+        {"code": "not-found"},
+        1,
+    ),
+    (
+        example(known.RequestFailed, code="overloaded", limit="new-keys"),
+        "verdictd_limit_refusals_total",
+        {"limit": "new-keys"},
+        1,
+    ),
+    (
+        example(known.ConnectionRefused, limit="address"),
+        "verdictd_limit_refusals_total",
+        {"limit": "address"},
+        1,
+    ),
+    (
+        example(known.ConnectionRefused),
+        "verdictd_connection_ends_total",
+        {"reason": "refused"},
+        1,
+    ),
+    (
+        example(known.ConnectionTimeout),
+        "verdictd_connection_ends_total",
+        {"reason": "timeout"},
+        1,
+    ),
+    (example(known.ConnectionFailed), "verdictd_connection_ends_total", {"reason": "failed"}, 1),
+    (example(known.ConnectionClosed), "verdictd_connection_ends_total", {"reason": "closed"}, 1),
+    (
+        example(known.CollateralRenewed),
+        "verdictd_collateral_fetches_total",
+        {"result": "renewed"},
+        1,
+    ),
+    (
+        example(known.CollateralNotRenewed),
+        "verdictd_collateral_fetches_total",
+        {"result": "failed"},
+        1,
+    ),
+    (example(known.LogDropped, lines=5), "verdictd_log_dropped_lines_total", {}, 5),
+    (example(known.LogFlood, lines=6), "verdictd_log_omitted_lines_total", {}, 6),
+]
+
+
+@pytest.mark.parametrize(
+    ("event", "metric", "labels", "value"),
+    EXAMPLES,
+    ids=[f"{event.spec.name} {metric}" for event, metric, _, _ in EXAMPLES],
+)
+def test_an_event_counts_in_its_metric(
+    memory: Memory, event: Event, metric: str, labels: dict[str, str], value: float
+) -> None:
+    count(memory.of(0), event)
+    assert parsed(page(memory)).value(metric, **labels) == value
+
+
+def test_the_log_counts_what_it_lost(memory: Memory) -> None:
+    """These events are written by the log itself, and no other receiver gets them."""
+    log = LogEvents(len)
+    log.note = partial(count, memory.of(0))
+    log.report_dropped(7)
+    for _ in range(LINES_PER_MINUTE + 3):
+        log.record(example(known.ConnectionClosed, peer="192.0.2.1:1"))
+    log.end_minute()
+    found = parsed(page(memory))
+    assert found.value("verdictd_log_dropped_lines_total") == 7
+    assert found.value("verdictd_log_omitted_lines_total") == 3

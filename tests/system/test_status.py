@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import http.client
 import os
 import re
@@ -13,6 +14,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import trustme
+from cryptography import x509
 
 from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.kbs import PATH, SECRET, url_of
@@ -211,6 +214,7 @@ async def test_silent_clients_lock_nobody_out(broker: RunningBroker) -> None:
     ]
     try:
         assert (await get(broker, "/livez")).status_code == 200
+        assert await asyncio.to_thread(silent[0].recv, 1) == b""  # closed for another one
     finally:
         for each in silent:
             each.close()
@@ -286,3 +290,57 @@ async def test_pages_need_no_round_of_the_event_loop(broker: RunningBroker) -> N
     assert b"verdictd_ready 1.0" in pages["/metrics"]
     assert pages["/livez"] == b'{"live": true}\n'
     assert b'"ready": true' in pages["/readyz"]
+
+
+async def test_a_slow_client_is_disconnected(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "SECONDS", 0.05)
+    address = broker.daemon.listener("status").address
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(b"GET /metrics HTTP/1.1\r\n")
+    assert await reader.read() == b""
+    writer.close()
+
+
+@pytest.mark.broker(kbs=True, status="127.0.0.1:0", max_unattested_per_address=2)
+async def test_a_refused_connection_names_its_limit(broker: RunningBroker) -> None:
+    silent = [socket.create_connection(broker.address) for _ in range(5)]
+    found = await settled(broker, "verdictd_limit_refusals_total", 3, limit="address")
+    assert found.value("verdictd_limit_refusals_total", listener="listen") == 3
+    assert found.value("verdictd_connection_ends_total", reason="refused") == 3
+    assert found.value("verdictd_connections", listener="listen", state="new") == 2
+    for each in silent:
+        each.close()
+
+
+async def test_a_change_of_a_policy_changes_its_revision(broker: RunningBroker) -> None:
+    name = "verdictd_document_revision"
+    before = (await scrape(broker)).value(name, document="tdxPolicy.rego")
+    policy = broker.data / "opa" / "tdxPolicy.rego"
+    policy.write_text(policy.read_text() + "\n# changed by hand\n")
+    broker.daemon._parts.readiness.request()
+    digest = int(hashlib.sha256(policy.read_bytes()).hexdigest()[:12], 16)
+    await settled(broker, name, digest, document="tdxPolicy.rego")
+    assert before not in (0, digest)
+
+
+@pytest.fixture
+def broker_settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Path]:
+    """A certificate for HTTP guests, for the test of its end."""
+    if "certificate" not in request.node.name:
+        return {}
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.write_bytes(issued.cert_chain_pems[0].bytes())
+    key.touch(mode=0o600)
+    key.write_bytes(issued.private_key_pem.bytes())
+    return {"kbs_tls_cert": certificate, "kbs_tls_key": key}
+
+
+async def test_the_end_of_a_certificate_is_known(broker: RunningBroker, tmp_path: Path) -> None:
+    certificate = x509.load_pem_x509_certificate((tmp_path / "cert.pem").read_bytes())
+    found = await scrape(broker)
+    name = "verdictd_certificate_expiry_timestamp_seconds"
+    end = certificate.not_valid_after_utc.timestamp()
+    assert found.value(name, listener="kbs_http") == end

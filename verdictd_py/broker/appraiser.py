@@ -65,6 +65,7 @@ class _Progress:
     form: str = ""
     bound: bool = False
     verified: VerifiedEvidence | None = None
+    presented: Evidence | None = None
     policy_skipped: bool = False
     decided_by: DecidedBy | None = None
 
@@ -233,6 +234,7 @@ class Appraiser:
             refusal=refusal,
             policy_skipped=known.policy_skipped,
             decided_by=known.decided_by,
+            presented=None if refusal is None else known.presented,
         )
 
     async def _require_acceptable(
@@ -246,6 +248,7 @@ class Appraiser:
         """
         with measured(Stage.EVIDENCE):
             evidence = read(now)  # 1
+        known.presented = evidence
         known.tee, known.form = evidence.tee, evidence.form
         verifier = self._verifiers.get(evidence.tee)  # 2
         if verifier is None:

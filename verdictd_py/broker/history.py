@@ -22,6 +22,7 @@ from verdictd_py.broker.retention import CAPACITY, Retained
 from verdictd_py.broker.tallies import OTHER, Key, Tallies
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.domain.prefixes import only_match
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
@@ -36,6 +37,9 @@ from verdictd_py.formats import eventlog, initdata
 
 MAX_EARLIER: Final = 100
 """Maximum number of ids of earlier refusals that a judgement in a row has."""
+
+MAX_STORED_LOG_BYTES: Final = 256 * 1024
+"""Maximum size of an event log that is stored; firmware reserves as much for it."""
 
 _FIXED_BYTES: Final = 2048
 """Rough size of a judgement without its texts and claims."""
@@ -75,6 +79,8 @@ class Judgement:
         times: number of refusals in a row that it stands for.
         first_at: when the first of them was.
         earlier: ids of the last of them, the oldest first, without its own id.
+        quote, event_log: what the guest presented, of a refused guest whose evidence is genuine;
+            empty for any other guest, and if they are too long.
     """
 
     id: str
@@ -98,6 +104,8 @@ class Judgement:
     times: int = 1
     first_at: datetime | None = None
     earlier: tuple[str, ...] = ()
+    quote: bytes = field(default=b"", repr=False)
+    event_log: bytes = field(default=b"", repr=False)
 
     def repeats(self, last: Judgement) -> bool:
         """Return whether this is another refusal of the same guest, for the same reasons.
@@ -127,7 +135,8 @@ class Judgement:
         """Rough number of bytes, for the limit of the history."""
         texts = sum(len(r.text) + len(r.measured) + len(r.expected) for r in self.reasons)
         claims = sum(len(value) for value in self.claims.values() if isinstance(value, str))
-        return _FIXED_BYTES + texts + claims + 32 * len(self.earlier)
+        presented = len(self.quote) + len(self.event_log)
+        return _FIXED_BYTES + texts + claims + presented + 32 * len(self.earlier)
 
     @property
     def guest(self) -> tuple[str, str | None]:
@@ -143,6 +152,7 @@ class Judgement:
         """
         evidence = appraisal.evidence
         withheld = tuple(name for name in _WITHHELD if appraisal.claims.get(name) is not None)
+        quote, event_log = _presented(appraisal)
         return cls(
             id=appraisal.id,
             at=appraisal.at,
@@ -161,6 +171,8 @@ class Judgement:
             not_pinnable=_not_pinnable(appraisal),
             policy_skipped=appraisal.policy_skipped,
             platform=appraisal.platform,
+            quote=quote,
+            event_log=event_log,
         )
 
     @classmethod
@@ -214,6 +226,18 @@ def _verdict(appraisal: Appraisal) -> Verdict:
         return Verdict.ACCEPTED
     genuine = appraisal.evidence is not None and appraisal.bound
     return Verdict.REFUSED if genuine else Verdict.UNVERIFIED
+
+
+def _presented(appraisal: Appraisal) -> tuple[bytes, bytes]:
+    """Return quote and event log of a refused guest, if they are genuine and not too long."""
+    presented = appraisal.presented
+    if presented is None or _verdict(appraisal) is not Verdict.REFUSED:
+        return b"", b""
+    quote, log = presented.quote, presented.event_log or b""
+    return (
+        quote if len(quote) <= MAX_QUOTE_BYTES else b"",
+        log if len(log) <= MAX_STORED_LOG_BYTES else b"",
+    )
 
 
 def _not_pinnable(appraisal: Appraisal) -> str:

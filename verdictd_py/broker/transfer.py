@@ -11,6 +11,7 @@ already be evicted there is only counted. So nothing is lost unless a worker die
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode, b64encode
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -25,6 +26,10 @@ from verdictd_py.errors import Reason, ReasonKind, RequestError, VerdictdError
 
 BATCH: Final = 32
 """Maximum number of judgements in a message, about 10 KiB each."""
+
+BATCH_BYTES: Final = 1024 * 1024
+"""Rough size from which a message gets no further judgement. One has at most about as much, with
+its evidence and reasons; the channel takes four times as much."""
 
 PAUSE_SECONDS: Final = 0.05
 """Pause after each message, so that a message has several judgements when many guests come."""
@@ -63,6 +68,8 @@ def judgement_as_json(judgement: Judgement) -> dict[str, JsonValue]:
         "times": judgement.times,
         "first_at": None if judgement.first_at is None else judgement.first_at.isoformat(),
         "earlier": list(judgement.earlier),
+        "quote": b64encode(judgement.quote).decode(),
+        "event_log": b64encode(judgement.event_log).decode(),
     }
 
 
@@ -95,6 +102,8 @@ def judgement_from_json(value: JsonValue) -> Judgement:
         times=fields.of("times", int),
         first_at=None if fields.of("first_at", object) is None else fields.time("first_at"),
         earlier=fields.texts("earlier"),
+        quote=fields.binary("quote"),
+        event_log=fields.binary("event_log"),
     )
 
 
@@ -185,6 +194,13 @@ class _Fields:
             raise _other_form(name)
         return tuple(values)
 
+    def binary(self, name: str) -> bytes:
+        """Return the bytes of a member in base64."""
+        try:
+            return b64decode(self.of(name, str), validate=True)
+        except ValueError:
+            raise _other_form(name) from None
+
     def number(self, name: str) -> int:
         """Return a number of at least 0; 0 if there is none with this name."""
         number = self._members.get(name, 0)
@@ -253,7 +269,7 @@ class Outbox:
                 await self._deliver_batch(send)
 
     async def _deliver_batch(self, send: Callable[[JsonValue], Awaitable[object]]) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        batch = self._next_batch()
         self._numbers.subtract(judgement.verdict for judgement in batch)
         omitted, self._omitted = self._omitted, Counter()
         self._batches += 1
@@ -272,6 +288,15 @@ class Outbox:
                 await asyncio.sleep(PAUSE_SECONDS)
                 return
         self._omitted += omitted + Counter(judgement.verdict for judgement in batch)
+
+    def _next_batch(self) -> list[Judgement]:
+        """Take the judgements of the next message, at least one if there are any."""
+        batch: list[Judgement] = []
+        size = 0
+        while self._waiting and len(batch) < BATCH and size < BATCH_BYTES:
+            batch.append(self._waiting.popleft())
+            size += batch[-1].size
+        return batch
 
     def _omit_oldest(self, verdict: Verdict) -> None:
         """Discard the oldest judgement of a verdict, which the history would evict."""

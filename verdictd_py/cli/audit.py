@@ -18,6 +18,7 @@ from verdictd_py.config import DEFAULT_DATA_DIR
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.export import FORMATS, as_text
 from verdictd_py.events.heads import HeadVerifier
+from verdictd_py.events.loggedheads import LoggedHead, heads_in
 from verdictd_py.events.reading import (
     ACCEPTED,
     FAILED,
@@ -27,7 +28,7 @@ from verdictd_py.events.reading import (
     merged,
     read_line,
 )
-from verdictd_py.events.scan import Scan, files_of, scan
+from verdictd_py.events.scan import Scan, files_of, scan_all
 from verdictd_py.events.verification import Findings, verified
 
 PROGRAM: Final = "verdictd-py audit"
@@ -78,6 +79,14 @@ def build_parser() -> Parser:
         action="append",
         default=[],
         help="a digest that must occur: `digest` of audit.head or audit.closed in the log",
+    )
+    verify.add_argument(
+        "--log",
+        metavar="FILE",
+        action="append",
+        default=[],
+        type=Path,
+        help="a log of the broker from another host, whose audit.head lines must all agree",
     )
     verify.add_argument("--json", action="store_true")
     tail = _action(actions, "tail", "print the last records", _tail)
@@ -164,14 +173,28 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 def _verify(options: argparse.Namespace) -> int:
     keys = [HeadVerifier.of(text) for text in options.key]
     expected = tuple(digest.lower() for digest in options.expect_head)
-    scans = [scan(path, expected) for path in _files(options.paths)]
+    scans = scan_all(_files(options.paths), expected)
     complete = not options.paths or any(path.is_dir() for path in options.paths)
-    findings = verified(scans, complete=complete, keys=keys, expected=expected)
+    logged = [head for path in options.log for head in _heads(path)]
+    findings = verified(scans, complete=complete, keys=keys, expected=expected, logged=logged)
     if options.json:
         CommandOutput("audit-verification", _report(scans, findings)).print(Form.JSON)
     else:
         _print_findings(scans, findings, keyed=bool(keys))
     return EXIT_REFUSED if findings.problems else EXIT_OK
+
+
+def _heads(path: Path) -> list[LoggedHead]:
+    """Return the heads of a log.
+
+    Raises:
+        ConfigError: it has none, so that it would prove nothing.
+    """
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        heads = list(heads_in(lines))
+    if not heads:
+        raise ConfigError(f"{path} has no lines audit.head; give the log of the broker")
+    return heads
 
 
 def _print_findings(scans: Sequence[Scan], findings: Findings, *, keyed: bool) -> None:

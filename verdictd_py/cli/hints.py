@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -71,11 +71,31 @@ async def with_near_miss(
         complete = error.reason == "ambiguous" or str(error).endswith("?")
         hint = ""
         if error.answered and not complete:
-            hint = await _near_miss(client, words, options)
+            hint = await _hint(client, words, options, error)
         if not hint:
             raise
-        text = f"{error}; did you mean {hint}?"
+        text = f"{error}; {hint}"
         raise BrokerFailed(text, answered=True, reason=error.reason) from None
+
+
+_LISTS: Final[Mapping[str, str]] = {
+    "key": "key list",
+    "resource": "resource list",
+    "document": "policy list",
+    "set": "reference sets",
+}
+"""Command that lists the names of a kind."""
+
+
+async def _hint(client: BrokerClient, words: str, options: Namespace, error: BrokerFailed) -> str:
+    """Return a close name, or the command that lists all names; empty if neither helps."""
+    name = await _near_miss(client, words, options)
+    if name:
+        return f"did you mean {name}?"
+    kinds = [kind for kind, _ in names_in(words, options)]
+    if error.reason != "not-found" or not kinds or kinds[0] not in _LISTS:
+        return ""
+    return f"see verdict-py {_LISTS[kinds[0]]}"
 
 
 async def _near_miss(client: BrokerClient, words: str, options: Namespace) -> str:

@@ -172,7 +172,14 @@ def read_file(file: Path, limit: int) -> bytes:
             return stream.read(limit + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         cause = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read {file}: {cause}; check its name") from error
+        raise ConfigError(f"cannot read {file}: {cause}; {_remedy(error)}") from error
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do about a file that cannot be read."""
+    if isinstance(error, PermissionError):
+        return "let this user read it, or call as another user"
+    return "name a file" if isinstance(error, IsADirectoryError) else "check its name"
 
 
 def read_input(file: Path, limit: int) -> bytes:

@@ -48,7 +48,8 @@ def unknown_command(program: str, words: Sequence[str]) -> str:
         return f"{' '.join((*path, words[0]))!r} is a command of the other program: {other}"
     group = load(name).at(path) or Node()
     found = _commands_like(given, list(group.paths()))
-    count = 2 if found and " " in found[0] and _cost(given[:1], found[0].split()) >= _FAR else 1
+    both = bool(found) and _cost(given[:1], found[0].split()) > _cost(given, found[0].split())
+    count = 2 if both else 1
     text = " ".join((*path, *words[:count]))
     if found:
         return f"there is no command {text!r}; did you mean {_either(path, found)}?"

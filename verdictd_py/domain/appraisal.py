@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 
-from verdictd_py.domain.evidence import NO_TEE, VerifiedEvidence
+from verdictd_py.domain.evidence import NO_TEE, Evidence, VerifiedEvidence
 from verdictd_py.domain.trust import UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, Reason
@@ -54,6 +54,7 @@ class Appraisal:
     refusal: AttestationError | None
     policy_skipped: bool = False
     trust: TrustVector = field(default_factory=lambda: UNTRUSTED, repr=False)
+    presented: Evidence | None = field(default=None, repr=False)
     decided_by: DecidedBy | None = None
 
     @property

@@ -13,7 +13,6 @@ what it does not, is in `docs/audit.md`.
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,11 +24,8 @@ from threading import Thread
 from typing import Final
 
 from verdictd_py.domain.events import (
-    AuditClosed,
-    AuditContinued,
     AuditNotDelivered,
     AuditNotKept,
-    AuditOpened,
     WarningAudit,
 )
 from verdictd_py.domain.eventtypes import Audit, Event
@@ -38,10 +34,10 @@ from verdictd_py.events.auditfile import Record, record_of
 from verdictd_py.events.budgets import Budgets
 from verdictd_py.events.heads import HeadSigner
 from verdictd_py.events.reserve import Reserve
-from verdictd_py.events.retention import NO_ROTATION, Retention, Rotation, pruned, remove
+from verdictd_py.events.retention import NO_ROTATION, Retention, Rotation
 from verdictd_py.events.sinks.sink import Delivery
-from verdictd_py.events.traildirectory import is_full, locked
 from verdictd_py.events.trailfile import Making, TrailFile
+from verdictd_py.events.trailfiles import TrailFiles
 from verdictd_py.handover import Handover
 from verdictd_py.ports import Events
 from verdictd_py.stages import Stage, measured
@@ -58,7 +54,6 @@ _MAX_BATCH: Final = 512
 
 _CLOSED: Final = "the audit trail is not open"
 _COUNT: Final = AuditNotKept.spec.name
-_START, _CONTINUED, _ROTATED = "start", "continued", "rotated"
 
 
 @dataclass(slots=True, eq=False)
@@ -124,18 +119,19 @@ class AuditTrail:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         forward = tuple(sink.put for sink in sinks)
-        self._making = Making(directory, mode, writer, signer, monotonic, forward)
+        self._files = TrailFiles(  # only the thread uses it while it runs
+            Making(directory, mode, writer, signer, monotonic, forward),
+            log,
+            rotation=rotation,
+            retention=retention,
+            reserve=Reserve(directory, reserve_bytes),
+        )
         self._sinks = tuple(sinks)
         self._log = log
-        self._file: TrailFile | None = None  # only the thread uses it while it runs
         self._thread: Thread | None = None
         self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
-        self._rotation = rotation
-        self._retention = retention
-        self._reserve = Reserve(directory, reserve_bytes)
         self._budgets = Budgets(directory, monotonic)
         self._is_noted = True
-        self._incident = ""
         self._was_failing = False
         self._counted: tuple[TrailFile | None, int, int] = (None, 0, 0)
         self.counted: Callable[[int, int, int], None] = lambda *counts: None  # noqa: ARG005  # unused
@@ -147,18 +143,13 @@ class AuditTrail:
             ConfigError: the file cannot be created.
         """
         try:
-            self._file = file = TrailFile.create(self._making, _START)
+            self._files.open()
         except OSError as error:
             raise ConfigError(
-                f"cannot write the audit trail in {self._making.directory}: {error.strerror}; "
-                "make the directory writable for this user"
+                f"cannot write the audit trail in {self._files.making.directory}: "
+                f"{error.strerror}; make the directory writable for this user"
             ) from error
-        self._log.record(AuditOpened(file=file.path))
-        self._reserve.fill()
         self._budgets.measure()
-        with suppress(OSError):  # its first records are tried again with those that follow
-            file.append(())
-            self._log_heads(file)
         self._thread = Thread(target=self._write_all, name="audit", daemon=True)
         self._thread.start()
 
@@ -170,7 +161,7 @@ class AuditTrail:
     @property
     def state(self) -> tuple[str, int, str]:
         """Path of the file below the data directory, number of its records, last digest."""
-        file = self._file
+        file = self._files.current
         return ("", 0, "") if file is None else (file.path, file.records, file.digest)
 
     def record(self, event: Event) -> None:
@@ -266,10 +257,7 @@ class AuditTrail:
                 self._fail([late], StorageError(_CLOSED))
                 _wake([late])
         state = self.state
-        if self._file is not None:
-            self._file.close()
-            self._log.record(AuditClosed(records=self._file.records, digest=self._file.digest))
-            self._file = None
+        self._files.close()
         for sink in self._sinks:
             if lost := sink.close():
                 self._log.record(AuditNotDelivered(sink=sink.name, records=lost))
@@ -304,7 +292,7 @@ class AuditTrail:
         except StorageError as error:
             self._was_failing = True
             return str(error)
-        incident, self._incident = self._incident, ""
+        incident, self._files.incident = self._files.incident, ""
         was_failing, self._was_failing = self._was_failing, False
         return "" if was_failing else incident
 
@@ -332,7 +320,7 @@ class AuditTrail:
         Raises:
             StorageError: the trail cannot be written in time.
         """
-        if self._thread is not None and self._retention is not None:
+        if self._thread is not None and self._files.removes_old_files:
             self._write_now(with_pruning=True)
 
     def _records(self, events: Sequence[Event]) -> tuple[Record, ...]:
@@ -363,7 +351,7 @@ class AuditTrail:
         while (first := self._waiting.get()) is not None:
             batch, is_last = self._batch(first)
             try:
-                self._write_or_release(batch)
+                self._write(batch)
             except OSError as error:
                 failure = StorageError("the audit trail cannot be written")
                 failure.__cause__ = error
@@ -378,12 +366,8 @@ class AuditTrail:
             self._note()
             if is_last:
                 break
-        file = self._file
-        if file is not None and not file.problem:
-            with suppress(OSError):  # the file then ends without a head
-                file.add_head(last=True)
-                self._log_heads(file)
-                self._note()
+        self._files.finish()
+        self._note()
 
     def _batch(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
         """Return everything that waits now, and whether `None` was at its end."""
@@ -398,23 +382,8 @@ class AuditTrail:
             batch.append(following)
         return batch, False
 
-    def _write_or_release(self, batch: Sequence[_Waiting]) -> None:
-        """Write; if the disk is full, release the reserve and write again.
-
-        Raises:
-            OSError: the records are not in the trail.
-        """
-        try:
-            self._write(batch)
-        except OSError as error:
-            if not (is_full(error) and self._reserve.release()):
-                raise
-            reason = "the disk of the audit trail is full; the reserved space is used; free some"
-            self._log.record(WarningAudit(reason=reason))
-            self._write(batch)
-
     def _write(self, batch: Sequence[_Waiting]) -> None:
-        """Append records to the file, or to a new one if that cannot be used any more.
+        """Write the records of a batch.
 
         Raises:
             OSError: the records are not in the trail.
@@ -425,100 +394,11 @@ class AuditTrail:
             records += waiting.records
             with_head |= waiting.with_head
             with_pruning |= waiting.with_pruning
-        file = self._file
-        if file is None:
-            raise OSError(errno.EBADF, _CLOSED)
-        problem = file.problem
-        if problem:
-            self._continue(file, problem, records)
-            return
-        if self._is_rotation_due(file) and (following := self._rotated(file)):
-            file = following
-        if records:
-            file.append(records)
-        if with_head:
-            file.add_head()
-            self._reserve.fill()
-        if file.is_removed:
-            raise OSError(errno.ESTALE, "the audit file was removed while it was written")
-        if file.heads:
-            self._log_heads(file)
-        if with_pruning and self._retention is not None:
-            self._prune(file, self._retention)
-
-    def _is_rotation_due(self, file: TrailFile) -> bool:
-        size, seconds = self._rotation.size, self._rotation.seconds
-        return (size is not None and file.length >= size) or (
-            seconds is not None and file.age >= seconds
-        )
-
-    def _rotated(self, before: TrailFile) -> TrailFile | None:
-        """Begin a new file, and end the one before; None if that fails, which is tried again."""
-        try:
-            file = TrailFile.create(self._making, _ROTATED)
-        except OSError:
-            return None
-        try:
-            file.append(())
-        except OSError:
-            file.discard()
-            return None
-        with suppress(OSError):  # it then ends without a head; the next file states its end
-            before.add_head(last=True)
-        self._log_heads(before)
-        before.retire()
-        self._file = file
-        self._log.record(AuditOpened(file=file.path))
-        return file
-
-    def _prune(self, file: TrailFile, retention: Retention) -> None:
-        """Remove files after a record of them.
-
-        Raises:
-            OSError: the record cannot be written; nothing is removed.
-        """
-        directory = self._making.directory
-        with locked(directory):
-            files = retention.excess(directory, Path(file.path).name)
-            try:
-                event = pruned(files)
-            except ValueError as error:
-                self._log.record(WarningAudit(reason=f"no file is removed: {error}"))
-                return
-            if event is None:
-                return
-            file.append([record_of(event)])
-            remove(files)
-        self._log.record(event)
-
-    def _continue(self, before: TrailFile, problem: str, records: Sequence[Record]) -> None:
-        """Create the next file, with a record that names the file before it.
-
-        Raises:
-            OSError: there is no next file; it is tried again with the next records.
-        """
-        continued = AuditContinued(
-            file=before.path,
-            records=before.records,
-            digest=before.digest,
-            reason=f"the file {problem}",
-        )
-        file = TrailFile.create(self._making, _CONTINUED)
-        try:
-            file.append([record_of(continued), *records])
-        except OSError:
-            file.discard()
-            raise
-        before.retire()
-        self._file = file
-        self._incident = f"{before.path} {problem}; the trail continues in {file.path}"
-        self._log.record(continued)
-        self._log.record(AuditOpened(file=file.path))
-        self._log_heads(file)
+        self._files.write(records, with_head=with_head, with_pruning=with_pruning)
 
     def _count_written(self) -> None:
         """Report what was written to the file since the last call."""
-        file = self._file
+        file = self._files.current
         if file is not None:
             known, records, length = self._counted
             if known is not file:
@@ -534,14 +414,8 @@ class AuditTrail:
         """Note the end of the file and the counts of omitted events next to the file."""
         self._count_written()
         self._is_noted = True
-        if self._file is not None:
-            self._file.note(self._budgets.counts)
+        self._files.note(self._budgets.counts)
         self._budgets.measure()
-
-    def _log_heads(self, file: TrailFile) -> None:
-        heads, file.heads = file.heads, []
-        for head in heads:
-            self._log.record(head)
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
         for waiting in batch:

@@ -69,14 +69,15 @@ class Class(StrEnum):
 LIMITED: Final = frozenset((Class.UNAUTHENTICATED, Class.REFUSALS, Class.DENIALS))
 """Classes with a limit per minute."""
 
-_NEEDED_BYTES: Final = {
-    Class.UNAUTHENTICATED: REFUSALS_BYTES,
-    Class.REFUSALS: REFUSALS_BYTES,
-    Class.DENIALS: REFUSALS_BYTES,
-    Class.WRAPS: WRAPS_BYTES,
-    Class.RELEASES: RELEASES_BYTES,
-    Class.OTHER: 0,
+_NEEDED: Final = {
+    Class.UNAUTHENTICATED: (REFUSALS_BYTES, 4),
+    Class.REFUSALS: (REFUSALS_BYTES, 4),
+    Class.DENIALS: (REFUSALS_BYTES, 4),
+    Class.WRAPS: (WRAPS_BYTES, 8),
+    Class.RELEASES: (RELEASES_BYTES, 16),
+    Class.OTHER: (0, 1),
 }
+"""Free space that a class needs: so many bytes, but at most one of so many parts of the disk."""
 
 _CLASSES: Final[dict[type[Event], Class]] = {
     GuestNotJudged: Class.UNAUTHENTICATED,
@@ -122,6 +123,7 @@ class Budgets:
         self._failed = 0
         self._counts: tuple[int, ...] = (0,) * 5
         self._free: int | None = None
+        self._size = 0
         self._measured_at = 0.0
         self._lock = Lock()
         self.omitted: Callable[[str], None] = lambda of: None  # noqa: ARG005  # unused
@@ -151,7 +153,10 @@ class Budgets:
         return True
 
     def _has_space(self, of: Class) -> bool:
-        return self._free is None or self._free >= _NEEDED_BYTES[of]
+        if self._free is None:
+            return True
+        needed, parts = _NEEDED[of]
+        return self._free >= min(needed, self._size // parts)
 
     def measure(self) -> None:
         """Measure the free space, if that is due. The disk may make the caller wait."""
@@ -165,6 +170,7 @@ class Budgets:
             self._free = None
             return
         # Some file systems without a limit (overlays of memory) report a size of 0.
+        self._size = space.f_blocks * space.f_frsize
         self._free = space.f_bavail * space.f_frsize if space.f_blocks else None
 
     @property

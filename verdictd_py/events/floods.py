@@ -16,6 +16,14 @@ MAX_SOURCES: Final = 1000
 """Maximum number of pairs of a source and a type that are counted in a minute; all further ones
 share one count for each type. An attacker may have more addresses than the broker has memory."""
 
+LINES_OF_ALL: Final = 3000
+"""Maximum number of lines of one type that all sources together cause in a minute, 50 a second. A
+flood of a thousand addresses otherwise has the lines of a thousand sources."""
+
+MAX_FLOODS: Final = 100
+"""Maximum number of sources with a line of their own at the end of a minute, those with the most
+events; all further ones share one line for each type."""
+
 OTHERS: Final = "other sources"
 
 
@@ -27,24 +35,37 @@ class Floods:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
+        self._omitted: dict[tuple[str, str], int] = {}
+        self._lines: dict[str, int] = {}
 
     def admits(self, event: Event) -> bool:
         """Count an event; return whether the log has a line for it."""
         if not event.spec.by_peers:
             return True
-        key = (event.spec.name, source_of(event))
+        name = event.spec.name
+        key = (name, source_of(event))
         if key not in self._counts and len(self._counts) >= MAX_SOURCES:
-            key = (event.spec.name, OTHERS)
+            key = (name, OTHERS)
         count = self._counts[key] = self._counts.get(key, 0) + 1
-        return count <= LINES_PER_MINUTE
+        lines = self._lines.get(name, 0)
+        if count <= LINES_PER_MINUTE and lines < LINES_OF_ALL:
+            self._lines[name] = lines + 1
+            return True
+        self._omitted[key] = self._omitted.get(key, 0) + 1
+        return False
 
     def end_minute(self) -> list[LogFlood]:
-        """Return the floods of the last minute, and begin the next one."""
-        counts, self._counts = self._counts, {}
+        """Return the floods of the last minute, the largest first, and begin the next one."""
+        omitted, self._omitted = self._omitted, {}
+        self._counts, self._lines = {}, {}
+        ordered = sorted(omitted.items(), key=lambda item: -item[1])
+        floods = dict(ordered[:MAX_FLOODS])
+        for (name, _), lines in ordered[MAX_FLOODS:]:
+            key = (name, OTHERS)
+            floods[key] = floods.get(key, 0) + lines
         return [
-            LogFlood(type=name, source=source, lines=count - LINES_PER_MINUTE)
-            for (name, source), count in counts.items()
-            if count > LINES_PER_MINUTE
+            LogFlood(type=name, source=source, lines=lines)
+            for (name, source), lines in floods.items()
         ]
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from verdictd_py.domain.events import AuditPruned
 from verdictd_py.errors import StorageError
+from verdictd_py.events.scan import began_at
 from verdictd_py.events.statements import State, Statement
 from verdictd_py.events.traildirectory import SUFFIX, first_of, has_state, tail_of
 
@@ -67,7 +68,7 @@ class Retention:
         excess: list[Path] = []
         if total <= limit and all(status.st_mtime >= oldest for status in sizes.values()):
             return ()
-        for path in sorted(sizes, key=_began_at):
+        for path in sorted(sizes, key=began_at):
             if (
                 not (total > limit or sizes[path].st_mtime < oldest)
                 or len(excess) >= MAX_PRUNED
@@ -79,14 +80,6 @@ class Retention:
             excess.append(path)
             total -= sizes[path].st_size
         return tuple(excess)
-
-
-def _began_at(path: Path) -> tuple[str, str]:
-    """Return the time of the first record; files of one second have names in no order."""
-    try:
-        return str(first_of(path).get("time", "")), path.name
-    except (OSError, ValueError):
-        return "", path.name
 
 
 def _is_first(path: Path, removed: Collection[str]) -> bool:

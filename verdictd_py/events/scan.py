@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import gzip
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -129,12 +130,45 @@ class Scan:
 def scan(path: Path, expected: Collection[str] = ()) -> Scan:
     """Read a file to its end, or to the first line that is not the next record of its chain.
 
+    A broker may write the file meanwhile. If its end is in the middle of a line, it is therefore
+    read again as long as it grows.
+
     Args:
         expected: digests to look for.
 
     Raises:
         OSError: the file cannot be read.
     """
+    while True:
+        size = path.stat().st_size
+        result = _scan(path, expected)
+        if not result.partial or path.stat().st_size == size:
+            return result
+
+
+def scan_all(paths: Sequence[Path], expected: Collection[str] = ()) -> list[Scan]:
+    """Read files in an order in which each is read after those that state how it is.
+
+    Otherwise a file that a broker writes meanwhile could seem to have lost records.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    newest_first = sorted(paths, key=began_at, reverse=True)
+    scans = {path: scan(path, expected) for path in newest_first}
+    return [scans[path] for path in paths]
+
+
+def began_at(path: Path) -> tuple[str, str]:
+    """Return the time of the first record; files of one second have names in no order."""
+    try:
+        with _opened(path) as stream:
+            return str(json.loads(stream.readline(MAX_LINE_BYTES))["time"]), path.name
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "", path.name
+
+
+def _scan(path: Path, expected: Collection[str]) -> Scan:
     result = Scan(path, path.name.removesuffix(COMPRESSED))
     with _opened(path) as stream:
         try:

@@ -1,6 +1,6 @@
 """structlog without rich, which it imports for tracebacks on a terminal: a twentieth of the start.
 
-The daemon writes no traceback. rich is no dependency, but other software may have installed it.
+The daemon writes no traceback. rich is not a dependency, but other software may have installed it.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from verdictd_py.events.heads import HeadVerifier
+from verdictd_py.events.loggedheads import LoggedHead
 from verdictd_py.events.scan import Scan
 from verdictd_py.events.statements import State, Statement
 
@@ -35,6 +36,7 @@ def verified(
     complete: bool,
     keys: Sequence[HeadVerifier] = (),
     expected: Sequence[str] = (),
+    logged: Sequence[LoggedHead] = (),
 ) -> Findings:
     """Compare files with each other, with the keys, and with expected heads.
 
@@ -42,8 +44,9 @@ def verified(
         complete: whether these are all files of a directory, so that a missing one is a problem.
         keys: public keys of the heads.
         expected: digests that must occur.
+        logged: heads of a log, which the files must have.
     """
-    return _Verification(scans, complete, keys, expected).findings()
+    return _Verification(scans, complete, keys, expected, logged).findings()
 
 
 class _Verification:
@@ -53,11 +56,13 @@ class _Verification:
         complete: bool,
         keys: Sequence[HeadVerifier],
         expected: Sequence[str],
+        logged: Sequence[LoggedHead],
     ) -> None:
         self._scans = scans
         self._complete = complete
         self._keys = keys
         self._expected = expected
+        self._logged = logged
         self._by_name: dict[str, Scan] = {}
         self._problems: list[str] = []
         self._missing = False
@@ -81,6 +86,8 @@ class _Verification:
                 self._problems.append(
                     f"no record has the digest {digest}: the trail was cut or written again"
                 )
+        for head in self._logged:
+            self._check_logged(head)
         signed = self._check_signatures() if self._keys else {}
         return Findings(
             tuple(dict.fromkeys(self._problems)), tuple(dict.fromkeys(self._remarks)), signed
@@ -152,6 +159,19 @@ class _Verification:
             self._problems.append(
                 f"{scan.path}: records were added: {source} states that it ended with "
                 f"{statement.records}"
+            )
+
+    def _check_logged(self, head: LoggedHead) -> None:
+        scan, pruned = self._by_name.get(head.file), self._pruned.get(head.file)
+        if scan is None:
+            if self._complete and (pruned is None or pruned.records < head.records):
+                self._problems.append(
+                    f"{head.file} is missing: the log states that it had {head.records} records"
+                )
+        elif scan.digest_at(head.records) != head.digest and not scan.problem:
+            self._problems.append(
+                f"{scan.path}: was cut or written again: it does not have the {head.records} "
+                "records that the log states"
             )
 
     def _is_pruned(self, statement: Statement) -> bool:

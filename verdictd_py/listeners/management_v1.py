@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import grpc
 
@@ -17,6 +18,7 @@ from verdictd_py.broker.administration import (
     IMAGE_POLICY,
     Administration,
 )
+from verdictd_py.broker.details import details
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
@@ -29,6 +31,7 @@ from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.calls import answered
 from verdictd_py.listeners.documents_v1 import DocumentService
 from verdictd_py.listeners.management import Service
+from verdictd_py.offload import offload
 from verdictd_py.ports import Events
 
 
@@ -289,7 +292,12 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
 
     @answered()
     async def GetGuest(self, request: messages.GetGuestRequest, caller: Caller) -> messages.Guest:
-        return v1_messages.guest(await self._explainer.explain(caller, request.id))
+        judgement = await self._explainer.explain(caller, request.id)
+        guest = v1_messages.guest(judgement)
+        read = partial(details, judgement, self._admin.documents.tees)
+        if found := await offload(len(judgement.event_log), read):
+            guest.details = json.dumps(found)
+        return guest
 
     @answered()
     async def ListConnectedGuests(

@@ -205,6 +205,21 @@ def no_trust(verified: VerifiedEvidence, unrecognized: tuple[str, ...]) -> Trust
     return {"hardware": HARDWARE_UNKNOWN}
 
 
+@dataclass(frozen=True, slots=True)
+class CertificateSummary:
+    """What a display says about a certificate.
+
+    Attributes:
+        sha256: its fingerprint, lower-case hex.
+    """
+
+    subject: str
+    issuer: str
+    since: datetime
+    until: datetime
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tee:
     """Description of a TEE: everything that the broker knows about it.
@@ -226,6 +241,8 @@ class Tee:
         init_data: None for a TEE that does not measure init-data.
         trust: returns the trust vector of a guest that was accepted, for tokens; the second
             argument names the measurements that no reference value equals.
+        certificates: returns the certificates in signed evidence without verifying them, the root
+            last, for displays; raises `EvidenceFormat`. None if it has none.
         proves: False for a TEE whose evidence any client can make: it is served only with its
             own flag.
         served_unpinned: whether guests can be accepted before a measurement is pinned, although
@@ -245,6 +262,9 @@ class Tee:
     init_data: InitDataBinding | None = field(default=None, repr=False)
     trust: Callable[[VerifiedEvidence, tuple[str, ...]], TrustVector] = field(
         default=no_trust, repr=False
+    )
+    certificates: Callable[[bytes], tuple[CertificateSummary, ...]] | None = field(
+        default=None, repr=False
     )
     proves: bool = True
     served_unpinned: bool = False

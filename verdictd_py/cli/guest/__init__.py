@@ -29,7 +29,10 @@ def run(argv: Sequence[str]) -> int:
     options = parser.parse_args(list(argv))
     complete(options)
     if options.connect is None:
-        parser.error("the following arguments are required: --connect")
+        parser.error(
+            "--connect is missing: write host:port of the broker's --listen, or of its --kbs-http "
+            "with --protocol rcar"
+        )
     check(options)
     with logging_at(options.log_level):
         return _run(options)

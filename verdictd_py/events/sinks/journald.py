@@ -18,17 +18,16 @@ from verdictd_py.domain.eventtypes import Level
 
 SOCKET: Final = "/run/systemd/journal/socket"
 
-_WARNINGS: Final = frozenset(
-    kind.spec.name for kind in CATALOGUE if kind.spec.level is Level.WARNING
-)
-_WARNING, _NOTICE = 4, 5
+_NOTICE: Final = 5
+_SEVERITIES: Final = {Level.DEBUG: 7, Level.INFO: _NOTICE, Level.WARNING: 4, Level.ERROR: 3}
+_LEVELS: Final = {kind.spec.name: kind.spec.level for kind in CATALOGUE}
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _TOO_LARGE: Final = (errno.EMSGSIZE, errno.ENOBUFS)
 
 
 def severity_of(event: str) -> int:
-    """Return the severity of syslog for an event: warning, or notice."""
-    return _WARNING if event in _WARNINGS else _NOTICE
+    """Return the severity of syslog for an event; notice for a normal one, or an unknown one."""
+    return _SEVERITIES[_LEVELS.get(event, Level.INFO)]
 
 
 def event_of(line: bytes) -> str:

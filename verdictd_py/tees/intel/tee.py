@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Self
 
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
+
 from verdictd_py.domain.claims import (
     FLAG,
     NUMBER,
@@ -29,11 +33,11 @@ from verdictd_py.domain.trust import (
 from verdictd_py.encoding import JsonValue, decode_base64
 from verdictd_py.errors import ConfigError, EvidenceFormat, EvidenceMissing, RequestError
 from verdictd_py.formats import collateral
-from verdictd_py.ports.tees import CarriedEvidence, VerifierContext, Wire
+from verdictd_py.ports.tees import CarriedEvidence, CertificateSummary, VerifierContext, Wire
 from verdictd_py.protocols.ratstls.dice import INTERIM_TAG, TCG_TAG
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.port import CollateralSource
-from verdictd_py.tees.intel.quote import tee_of_quote
+from verdictd_py.tees.intel.quote import parse_quote, tee_of_quote
 from verdictd_py.tees.intel.tcb import REVOKED, STATUSES
 from verdictd_py.tees.intel.verification import IntelEngine
 
@@ -154,6 +158,33 @@ def trust(verified: VerifiedEvidence, unrecognized: tuple[str, ...]) -> TrustVec
         "executables": EXECUTABLES_UNRECOGNIZED if unrecognized else EXECUTABLES_APPROVED,
         "configuration": CONFIGURATION_NOT_UNSAFE,
     }
+
+
+def certificates(quote: bytes) -> tuple[CertificateSummary, ...]:
+    """Return the certificates of the PCK chain in a quote, the leaf first; nothing is verified.
+
+    Raises:
+        EvidenceFormat: the quote or its chain cannot be read.
+    """
+    try:
+        chain = x509.load_pem_x509_certificates(parse_quote(quote).pck_chain.rstrip(b"\0"))
+    except ValueError as error:
+        raise EvidenceFormat(f"the PCK chain cannot be read: {error}") from None
+    return tuple(
+        CertificateSummary(
+            _common_name(each.subject),
+            _common_name(each.issuer),
+            each.not_valid_before_utc,
+            each.not_valid_after_utc,
+            each.fingerprint(SHA256()).hex(),
+        )
+        for each in chain
+    )
+
+
+def _common_name(name: x509.Name) -> str:
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else name.rfc4514_string()
 
 
 def _read_certificate(quote: bytes, endorsements: bytes | None, tag: int) -> CarriedEvidence:

@@ -17,6 +17,7 @@ from verdictd_py.tees.intel.tee import (
     KNOWN_TCB,
     REVOKED_TCB,
     TCB_CLAIM,
+    certificates,
     shared_claims,
     trust,
     wire,
@@ -43,4 +44,5 @@ TEE: Final = Tee(
     lists_required=True,
     report_data=read_report_data,
     trust=trust,
+    certificates=certificates,
 )

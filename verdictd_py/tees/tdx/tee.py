@@ -21,6 +21,7 @@ from verdictd_py.tees.intel.tee import (
     KNOWN_TCB,
     REVOKED_TCB,
     TCB_CLAIM,
+    certificates,
     shared_claims,
     trust,
     wire,
@@ -80,5 +81,6 @@ TEE: Final = Tee(
     event_log=EventLogRegisters(REGISTERS, extended_later=("rtmr3",), measured=_registers),
     init_data=InitDataBinding("mrConfigId", 48),
     trust=trust,
+    certificates=certificates,
     served_unpinned=True,
 )
