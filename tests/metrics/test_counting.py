@@ -119,7 +119,7 @@ def test_invented_names_make_no_series(memory: Memory) -> None:
 def test_a_stage_within_another_one_counts_for_itself(memory: Memory) -> None:
     begun = begin("listen", CountedConnections(memory.of(0)))
     with measured(Stage.VERIFICATION), measured(Stage.COLLATERAL):
-        started = time.monotonic_ns()  # window: the least time that a stage takes
+        started = time.monotonic_ns()  # window: time that must pass, no limit
         while time.monotonic_ns() - started < 20_000_000:  # window: as above
             pass
     found = parsed(page(memory))
