@@ -359,3 +359,19 @@ async def test_the_end_of_a_certificate_is_known(broker: RunningBroker, tmp_path
     name = "verdictd_certificate_expiry_timestamp_seconds"
     end = certificate.not_valid_after_utc.timestamp()
     assert found.value(name, listener="kbs_http") == end
+
+
+async def test_an_internal_error_is_an_answer_and_an_event(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise ValueError("a text that could quote a secret")
+
+    monkeypatch.setattr("verdictd_py.daemon.measuring.readiness_page", fail)
+    answer = await get(broker, "/readyz")
+    assert answer.status_code == 500
+    (bug,) = broker.events.named("warning.bug")
+    assert str(bug["incident"]) in answer.text
+    assert bug["doing"] == "serve a status page"
+    assert "quote" not in answer.text + broker.events.text
+    assert (await get(broker, "/livez")).status_code == 200

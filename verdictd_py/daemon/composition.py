@@ -125,7 +125,7 @@ def build_daemon(
     }
     guests = _guest_side(base, count, changes, probes, metrics)
     address = settings.status_address
-    status = None if metrics is None or address is None else metrics.listener(address)
+    status = None if metrics is None or address is None else metrics.listener(address, base.audit)
     operators = _OperatorListeners(base, protected, guests.connected)
     services = partial(operators.register_management, about)
     console = Console.build(settings, protected, services, tees, base.audit, base.collateral)

@@ -152,11 +152,12 @@ class BrokerMetrics:
         """Forget the gauges of a worker that has ended."""
         self._memory.forget_gauges(number)
 
-    def listener(self, address: Address) -> StatusListener:
+    def listener(self, address: Address, events: Events) -> StatusListener:
         """Return the listener of monitoring programs."""
         return StatusListener(
             address,
             {"/metrics": self._metrics, "/livez": self._liveness, "/readyz": self._readiness},
+            events,
         )
 
     async def close(self) -> None:

@@ -19,7 +19,9 @@ from typing import Final
 
 from verdictd_py.config import Address
 from verdictd_py.listeners import sockets
+from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.listener import Background
+from verdictd_py.ports import Events
 
 MAX_HEAD_BYTES: Final = 8192
 """Maximum size of a request without its body, which is ignored."""
@@ -61,12 +63,14 @@ class StatusListener:
 
     Args:
         routes: pages by path.
+        events: records internal errors.
     """
 
     name = "status"
 
-    def __init__(self, address: Address, routes: Mapping[str, Route]) -> None:
+    def __init__(self, address: Address, routes: Mapping[str, Route], events: Events) -> None:
         self.address = address
+        self._events = events
         self._routes = dict(routes)
         self._listening: socket.socket | None = None
         self._thread: Thread | None = None
@@ -140,8 +144,11 @@ class StatusListener:
             method, page = self._page(head)
         except asyncio.LimitOverrunError:
             method, page = "GET", _failed(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, TimeoutError, OSError):
             return
+        except Exception as error:  # noqa: BLE001  # other clients must still be served
+            text = report_bug(self._events, error, doing="serve a status page")
+            method, page = "GET", Page(f"{text}\n".encode(), status=500)
         writer.write(_encoded(method, page))
         async with asyncio.timeout(SECONDS):
             await writer.drain()
