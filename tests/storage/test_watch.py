@@ -254,10 +254,12 @@ async def test_an_overlay_is_compared_at_each_use(
     """Its layers can be changed without a report."""
     monkeypatch.setattr(resident, "_OVERLAY", resident._file_system(Path("/tmp")))  # noqa: S108
     monkeypatch.setattr(directory, "_root", None)
+    monkeypatch.setattr(directory, "_next_check", 0.0)
     documents = document_store(directory)
     documents._held = HeldFiles(OPA, lambda: time.time_ns() + LATER_NS, watch=watch)
     for _ in range(4):
         await documents.snapshot((POLICY,))
+    assert documents._held._generation is not None
     statuses.clear()
     await documents.snapshot((POLICY,))
     assert statuses

@@ -33,7 +33,7 @@ async def typed(command: str, broker: RunningBroker, directory: Path) -> tuple[i
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**environment(), "NO_COLOR": "1"},
+        env={**environment(), "NO_COLOR": "1", "COLUMNS": "80"},
         cwd=directory,
     )
     out, err = await process.communicate()
