@@ -104,8 +104,9 @@ def matrix(
     """
     expected = Expectations.of(reference, sets, measurements)
     columns = (Column(reference.name), *(_column(each, now) for each in sets))
+    measured = [(guest, digests(guest)) for guest in guests]
     blocks = tuple(
-        _block(name, meaning, expected, sets, guests) for name, meaning in measurements.items()
+        _block(name, meaning, expected, sets, measured) for name, meaning in measurements.items()
     )
     wrong = [(block.name, row.mistyped) for block in blocks for row in block.rows if row.mistyped]
     unique = {frozenset((each.measured, each.expected)): (name, each) for name, each in wrong}
@@ -133,12 +134,12 @@ def _block(
     meaning: str,
     expected: Expectations,
     sets: Sequence[v1.ReferenceSet],
-    guests: Sequence[v1.Guest],
+    guests: Sequence[tuple[v1.Guest, Mapping[str, str]]],
 ) -> Block:
     accepted: Counter[str] = Counter()
     refused: Counter[str] = Counter()
-    for guest in guests:
-        value = digests(guest).get(name)
+    for guest, measured in guests:
+        value = measured.get(name)
         if value is not None:
             number = accepted if guest.verdict == v1.VERDICT_ACCEPTED else refused
             number[value] += max(1, guest.times)
