@@ -59,7 +59,7 @@ class Step:
         typed: the answer to its question.
         status: exit status that is expected.
         connected: whether a guest is connected meanwhile; `<guest>` stands for it.
-        content: whether the output is a content of a file, whose lines have any length.
+        content: whether the output is data or a content of a file, whose lines have any length.
         binary: whether the output is a content that a terminal does not get.
     """
 
@@ -130,7 +130,7 @@ STEPS: Final = (
     Step("verdict-py key show 84688df7"),
     Step("verdict-py key delete default/key/1", typed="n", status=1),
     Step("verdict-py key delete default/key/1 --yes"),
-    Step("verdict-py key describe no-such-key --json", status=1),
+    Step("verdict-py key describe no-such-key --json", status=1, content=True),
     # Resources.
     Step("verdict-py resource set team/signing/one key.bin"),
     Step("verdict-py resource list"),

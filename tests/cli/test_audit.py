@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,9 @@ def test_cef_has_one_line_for_each_record_and_no_forged_member(
     assert "evil=1" not in deleted
     assert "evil\\=1" in deleted
     assert deleted.count("suser=") == 1
+    (released,) = [line for line in lines if "|secret.released|" in line]
+    assert " src=192.0.2.1 spt=5 " in released
+    assert re.search(r"\|rt=\d{13} outcome=accepted ", released)
 
 
 def test_json_lines_are_the_stored_records_with_their_file(

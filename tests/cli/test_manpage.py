@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import pytest
 
+from tests.peers.clients import program as formatter
 from tests.support.command import run_here
 from verdictd_py.cli.completion.tree import load
 from verdictd_py.cli.manpage import page
@@ -22,8 +22,7 @@ FORMATTERS = {
 class TestPage:
     @pytest.mark.parametrize("name", FORMATTERS)
     def test_it_has_no_mistake(self, program: str, name: str) -> None:
-        if shutil.which(name) is None:
-            pytest.skip(f"{name} is not installed")
+        formatter(name)
         done = subprocess.run(
             FORMATTERS[name], input=page(program).encode(), capture_output=True, check=False
         )

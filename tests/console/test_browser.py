@@ -32,6 +32,7 @@ PATHS: Final = {
     "overview": "/",
     "guests": "/guests?verdict=",
     "guest": "",  # a refused one
+    "boot": "",  # a refused one with the log of its boot
     "accepted": "",
     "reference": "/reference",
     "policies": "",  # tested with the refused one
@@ -93,20 +94,21 @@ class Signed:
         page.goto(link)
         page.get_by_role("button", name="Sign in").click()
         self.state = context.storage_state()
-        refused = self._first(page, "/guests?verdict=refused&rule=rtmr1")
-        accepted = self._first(page, "/guests?verdict=accepted")
+        refused = self._guest(page, "/guests?verdict=refused&rule=rtmr1", 1)
+        accepted = self._guest(page, "/guests?verdict=accepted", 0)
         self.paths = {
             **PATHS,
             "guest": refused,
+            "boot": self._guest(page, "/guests?verdict=refused&rule=rtmr0", 0),
             "accepted": accepted,
             "policies": f"/policies?guest={refused.rpartition('/')[2]}",
             "release": f"/release?guest={accepted.rpartition('/')[2]}&path=default/key/1",
         }
         context.close()
 
-    def _first(self, page: Any, path: str) -> str:
+    def _guest(self, page: Any, path: str, line: int) -> str:
         page.goto(self.base + path)
-        return str(page.locator("tbody th a").first.get_attribute("href"))
+        return str(page.locator("tbody th a").nth(line).get_attribute("href"))
 
     def context(self, browser: Any, **more: Any) -> Any:
         return browser.new_context(storage_state=self.state, **more)

@@ -11,6 +11,7 @@ import pytest
 from tests.support.broker import RunningBroker
 from tests.support.console import (
     connect,
+    connect_with_log,
     guests_of_every_kind,
     link,
     measured,
@@ -198,3 +199,18 @@ async def test_each_displayed_command_is_one_of_verdict_py(broker: RunningBroker
     assert len(ours) > 8
     for command in ours:
         build_parser().parse_args(shlex.split(command)[1:])
+
+
+@pytest.mark.broker(console="127.0.0.1:0", kbs=True)
+async def test_the_event_log_of_a_refused_guest_is_a_tree(broker: RunningBroker) -> None:
+    await pin_good_guest(broker)
+    await connect_with_log(broker)
+    refused = str(broker.events.named("guest.refused")[-1]["appraisal"])
+    async with person(broker) as someone:
+        page = await someone.text(f"/guests/{refused}")
+    assert "Calling EFI Application from Boot Option" in page
+    assert "kernel_cmdline: /vmlinuz-6.6.59 root=/dev/vda ro console=hvc0" in page
+    assert "SecureBoot (EFI_GLOBAL_VARIABLE): 1 (on)" in page
+    assert "shim" not in page  # its digest covers more, so that the text is not proved
+    assert page.count("replays") >= 3
+    assert "Certificate chain" in page

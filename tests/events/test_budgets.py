@@ -29,7 +29,7 @@ from verdictd_py.events.budgets import (
     RELEASES_BYTES,
     WRAPS_BYTES,
 )
-from verdictd_py.events.reserve import FILE
+from verdictd_py.events.reserve import FILE, Reserve
 
 GENUINE = GuestRefused(
     peer="192.0.2.1:5",
@@ -146,6 +146,22 @@ def test_a_small_volume_can_be_used(
     trail.close()
 
 
+async def test_space_that_is_free_again_is_noticed(
+    audit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although nothing was written meanwhile."""
+    disk, clock = Disk(0), Clock()
+    monkeypatch.setattr(os, "statvfs", disk.statvfs)
+    trail = opened(audit, monotonic=clock)
+    with pytest.raises(StorageError, match="too little space"):
+        await trail.commit(released("keys/x"))
+    disk.free, clock.now = 2**30, 1
+    await trail.examine()
+    await trail.examine()  # the thread has measured the space after the first one
+    await trail.commit(released("keys/x"))
+    trail.close()
+
+
 def test_the_reserve_is_used_when_the_disk_is_full(
     audit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +186,16 @@ def test_the_reserve_is_used_when_the_disk_is_full(
     assert reserve.stat().st_size == 65536  # as soon as there is space again
     trail.close()
     assert check(audit).problems == ()
+
+
+def test_a_link_in_the_place_of_the_reserve_is_not_followed(audit: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"content")
+    (audit / FILE).symlink_to(other)
+    reserve = Reserve(audit, 65536)
+    reserve.fill()
+    assert not reserve.release()
+    assert other.read_bytes() == b"content"
 
 
 def test_without_a_reserve_a_full_disk_prevents_the_change(

@@ -62,6 +62,14 @@ def test_the_path_of_an_image_is_displayed() -> None:
     assert description_of(Event(2, 0x80000003, bytes(48), data[:-1])) == ""
 
 
+@pytest.mark.parametrize("length", [0, 1, 3, 5])
+def test_a_node_of_a_wrong_length_ends_the_path(length: int) -> None:
+    """Otherwise a node of length zero would be read again and again."""
+    node = bytes([4, 4]) + length.to_bytes(2, "little")
+    data = bytes(24) + len(node).to_bytes(8, "little") + node
+    assert description_of(Event(2, 0x80000003, bytes(48), data)) == ""
+
+
 @given(st.sampled_from((0x80000001, 0x80000003, 0x800000E0, 0xD)), st.binary(max_size=200))
 def test_any_data_is_described(kind: int, data: bytes) -> None:
     """A guest chooses them. A node of length zero must not be read again and again."""

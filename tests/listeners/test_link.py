@@ -8,6 +8,7 @@ import socket
 import struct
 
 import pytest
+from OpenSSL import SSL
 
 from tests.support.clock import elapse, until
 from tests.tees.support import NOW, platform
@@ -158,6 +159,27 @@ async def test_what_tls_sends_after_the_handshake_goes_out_before_a_wait() -> No
         assert await asyncio.get_running_loop().sock_recv(client, READ_BYTES)
         receiving.cancel()
         await asyncio.gather(receiving, return_exceptions=True)
+    link.drop()
+
+
+async def test_the_last_flight_of_tls_12_is_sent_at_once() -> None:
+    """The guest's handshake ends with it."""
+    share = Shares(lambda: ShareLimits.of(1)).enter(source_of("127.0.0.1"), lambda: None)
+    link, client = linked(share)
+    context = guest_context(SimulatedAttester(platform()), Form.CURRENT, now=NOW)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    guest = TlsSession(context, server=False)
+    loop = asyncio.get_running_loop()
+    client.setblocking(False)
+    with client:
+        assert not guest.handshake()
+        handshake = asyncio.create_task(link.handshake(guest.outgoing()))
+        guest.receive(await loop.sock_recv(client, READ_BYTES))
+        assert not guest.handshake()
+        await loop.sock_sendall(client, guest.outgoing())
+        await handshake
+        guest.receive(client.recv(READ_BYTES))
+        assert guest.handshake()
     link.drop()
 
 

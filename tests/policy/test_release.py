@@ -20,7 +20,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyUnavailable
 from verdictd_py.policy import release as release_module
 from verdictd_py.policy import trustee
-from verdictd_py.policy.release import RegoReleasePolicy
+from verdictd_py.policy.release import RegoReleasePolicy, _resource_input
 from verdictd_py.ports import Document, Kind, PolicyDocuments
 from verdictd_py.ports.known_tees import Tees
 from verdictd_py.storage.memory import MemoryDocumentStore
@@ -317,3 +317,15 @@ async def test_combined_policies_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     for name in (*names, *names):
         assert not await release.failures(PEER, Kind.KEY, f"keys/{name}")
         assert len(release._combined) <= 3
+
+
+def test_the_input_of_the_default_policy_is_prepared_once_for_each_secret() -> None:
+    inputs = [
+        _resource_input(Kind.KEY, "keys/a", ()),
+        _resource_input(Kind.RESOURCE, "keys/a", ()),
+        _resource_input(Kind.KEY, "keys/b", ()),
+        _resource_input(Kind.KEY, "keys/a", (("a", "b"),)),
+    ]
+    assert len({each.text for each in inputs}) == len(inputs)
+    assert json.loads(inputs[3].text)["resource"]["query"] == {"a": "b"}
+    assert _resource_input(Kind.KEY, "keys/a", ()) is inputs[0]

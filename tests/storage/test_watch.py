@@ -254,10 +254,12 @@ async def test_an_overlay_is_compared_at_each_use(
     """Its layers can be changed without a report."""
     monkeypatch.setattr(resident, "_OVERLAY", resident._file_system(Path("/tmp")))  # noqa: S108
     monkeypatch.setattr(directory, "_root", None)
+    monkeypatch.setattr(directory, "_next_check", 0.0)
     documents = document_store(directory)
     documents._held = HeldFiles(OPA, lambda: time.time_ns() + LATER_NS, watch=watch)
     for _ in range(4):
         await documents.snapshot((POLICY,))
+    assert documents._held._generation is not None
     statuses.clear()
     await documents.snapshot((POLICY,))
     assert statuses
@@ -351,6 +353,34 @@ def test_names_in_a_directory_above_are_not_reported(watch: Watch, tmp_path: Pat
     assert watch.epoch() == epoch
     other.chmod(0o644)
     (inner / "new").write_text("")
+    assert watch.epoch() != epoch
+
+
+def test_a_change_behind_a_flood_of_other_reports(watch: Watch, tmp_path: Path) -> None:
+    """Any user can cause reports in `/tmp`: they must not hide others."""
+    file, others = tmp_path / "file", [tmp_path / f"other{number}" for number in range(5000)]
+    file.write_text("")
+    for other in others:
+        other.touch()
+    epoch = watch.cover("test", [str(file)], [str(tmp_path)])
+    assert epoch is not None
+    for other in others:
+        other.chmod(0o600)
+    file.write_text("changed")
+    assert watch.epoch() != epoch
+
+
+@pytest.mark.parametrize("names", range(10, 200, 7))
+def test_a_change_behind_some_other_reports(watch: Watch, tmp_path: Path, names: int) -> None:
+    file, others = tmp_path / "file", [tmp_path / f"{number:0200}" for number in range(names)]
+    file.write_text("")
+    for other in others:
+        other.touch()
+    epoch = watch.cover("test", [str(file)], [str(tmp_path)])
+    assert epoch is not None
+    for other in others:
+        other.chmod(0o600)
+    file.write_text("changed")
     assert watch.epoch() != epoch
 
 

@@ -16,7 +16,10 @@ from typing import Any
 import grpc
 import httpx
 
-from tests.support.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker
+from tests.support.eventlogs import command_line, event, secure_boot, written
+from tests.support.kbs import running_kbs, url_of
+from tests.support.rcar_guests import attest, connected, tdx_guest
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
 from verdictd_py.errors import VerdictdError
@@ -148,15 +151,34 @@ async def guests_of_every_kind(broker: RunningBroker) -> None:
     await connect(broker, flaw=Flaw.CHANGED_AFTER_SIGNING)
 
 
+async def connect_with_log(broker: RunningBroker) -> None:
+    """Connect a guest over HTTP that sends the log of its boot; it is refused for its kernel."""
+    action, loader, image = 0x80000007, 0x80000003, 0x8000000A
+    log = written(
+        event(1, image, b"firmware"),
+        secure_boot(b"\x01"),
+        event(1, 0x00000004, bytes(4)),
+        event(2, action, b"Calling EFI Application from Boot Option"),
+        event(2, loader, b"shim", b"another image"),
+        event(2, action, b"Exit Boot Services Returned with Success"),
+        command_line(b"/vmlinuz-6.6.59 root=/dev/vda ro console=hvc0"),
+    )
+    guest = tdx_guest(broker.platform, event_log=log)
+    with suppress(VerdictdError):
+        async with connected(url_of(broker), guest) as session:
+            await attest(session)
+
+
 async def _serve(directory: Path, *, read_only: bool) -> None:
     """Serve until standard input ends; print the address and links as JSON, one for each line."""
     from verdictd_py.daemon import utc_now  # noqa: PLC0415
 
     platform = SimulatedPlatform.create(now=utc_now())
-    async with running_broker(
+    async with running_kbs(
         directory, platform, console="127.0.0.1:0", console_read_only=read_only
     ) as broker:
         await guests_of_every_kind(broker)
+        await connect_with_log(broker)
         async with broker.guest(broker.attester()) as guest:
             await guest.version()
             loop = asyncio.get_running_loop()

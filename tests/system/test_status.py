@@ -12,6 +12,7 @@ import socket
 import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trustme
@@ -22,6 +23,7 @@ from tests.support.kbs import PATH, SECRET, url_of
 from tests.support.metrics import get, scrape, settled
 from tests.support.rcar_guests import connected, tdx_guest
 from tests.system.test_workers import happening, pids, records
+from verdictd_py.errors import ConfigError
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.listeners import status
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
@@ -96,6 +98,19 @@ async def test_the_values_are_those_of_a_scripted_run(broker: RunningBroker, wor
     assert found.value("verdictd_document_revision", document="tdxPolicy.rego") > 0
 
 
+def kill_workers(broker: RunningBroker) -> None:
+    """Kill all workers; no replacement can start."""
+    workers = broker.daemon._parts.workers
+    assert workers is not None
+
+    async def fail(*_: object) -> NoReturn:
+        raise ConfigError("no worker starts in this test")
+
+    workers._spawn = fail
+    for pid in pids(broker).values():
+        os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.broker(kbs=True, status="127.0.0.1:0", workers=2)
 async def test_counters_survive_the_kill_of_a_worker(broker: RunningBroker) -> None:
     for _ in range(6):
@@ -103,12 +118,12 @@ async def test_counters_survive_the_kill_of_a_worker(broker: RunningBroker) -> N
             assert (await guest.keks([KID]))[KID].reveal() == KEY
     name = "verdictd_appraisals_total"
     before = await settled(broker, name, 6)
-    killed = pids(broker)
-    for pid in killed.values():
-        os.kill(pid, signal.SIGKILL)
-    await happening(lambda: len(broker.events.named("warning.worker")) == 2)
+    kill_workers(broker)
+    await happening(lambda: len(broker.events.named("warning.worker")) >= 2)
     await settled(broker, "verdictd_connections", 0, listener="listen")
-    found = await settled(broker, "verdictd_queue_length", 0, process="worker")
+    memory_bytes = "verdictd_process_resident_memory_bytes"
+    assert before.value(memory_bytes, process="worker") > 0
+    found = await settled(broker, memory_bytes, 0, process="worker")
     for sample, series in before.samples.items():
         if sample.endswith(("_total", "_count", "_sum", "_bucket")):
             for labels, value in series.items():
@@ -116,12 +131,9 @@ async def test_counters_survive_the_kill_of_a_worker(broker: RunningBroker) -> N
 
 
 @pytest.mark.broker(kbs=True, status="127.0.0.1:0", workers=2)
-async def test_a_broker_without_workers_says_so(
-    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_broker_without_workers_says_so(broker: RunningBroker) -> None:
     assert (await get(broker, "/readyz")).status_code == 200
-    for pid in pids(broker).values():
-        os.kill(pid, signal.SIGKILL)
+    kill_workers(broker)
     answer = await get(broker, "/readyz")
     while answer.status_code == 200:
         answer = await get(broker, "/readyz")
@@ -206,7 +218,10 @@ async def test_every_request_has_one_answer(
         assert rest.endswith(b"\r\n\r\n")
 
 
-async def test_silent_clients_lock_nobody_out(broker: RunningBroker) -> None:
+async def test_silent_clients_lock_nobody_out(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "SECONDS", 3600.0)
     address = broker.daemon.listener("status").address
     silent = [
         socket.create_connection((address.host, address.port))

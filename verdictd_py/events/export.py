@@ -12,6 +12,8 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from ipaddress import ip_address
 from typing import Any, Final
 
 from verdictd_py import __version__
@@ -33,7 +35,7 @@ _WARNINGS: Final = frozenset(
     e.spec.name for e in CATALOGUE if e.spec.level in Level.from_level("warning")
 )
 _TITLES: Final = {e.spec.name: (e.__doc__ or "").strip().split("\n")[0] for e in CATALOGUE}
-_CEF_NAMES: Final = {"peer": "src", "caller": "suser", "object": "fname", "code": "reason"}
+_CEF_NAMES: Final = {"caller": "suser", "object": "fname", "code": "reason"}
 
 
 def as_text(records: Iterable[AuditRecord]) -> Iterator[str]:
@@ -75,7 +77,8 @@ def as_cef(records: Iterable[AuditRecord]) -> Iterator[str]:
         title = _TITLES.get(record.event, record.event)
         head = "|".join(_cef_header(part) for part in (*header, title))
         row = _row(record)
-        extension = {"rt": row["time"], "outcome": row["result"]}
+        extension = {"rt": _milliseconds(row["time"]), "outcome": row["result"]}
+        extension |= _source(row["peer"])
         extension |= {_CEF_NAMES[name]: row[name] for name in _CEF_NAMES if row[name]}
         if row["guest"]:
             extension |= {"cs1Label": "guest", "cs1": row["guest"]}
@@ -127,6 +130,23 @@ def _cell(text: str) -> str:
     text = escaped(text)
     stripped = text.lstrip(" ")
     return f"'{text}" if stripped[:1] in _FORMULA and stripped else text
+
+
+def _milliseconds(time: str) -> str:
+    """Return a time as CEF has it: milliseconds since 1970; empty if it is none."""
+    try:
+        return str(int(datetime.fromisoformat(time).timestamp() * 1000))
+    except ValueError:
+        return ""
+
+
+def _source(peer: str) -> dict[str, str]:
+    """Return address and port of a peer; nothing for another peer, such as a unix socket."""
+    host, _, port = peer.rpartition(":")
+    try:
+        return {"src": str(ip_address(host.strip("[]"))), "spt": str(int(port))}
+    except ValueError:
+        return {}
 
 
 def _cef_header(text: str) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
 
+import structlog
+
 from verdictd_py.domain.events import LogDropped
 from verdictd_py.domain.eventtypes import Event, Level
 from verdictd_py.events.floods import Floods
-from verdictd_py.events.structlogonly import structlog
 
 _JSON: Final = json.JSONEncoder().encode
 """Encoder of ASCII only, so that no peer can forge a line or move the cursor of a terminal."""

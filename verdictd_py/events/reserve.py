@@ -50,9 +50,14 @@ class Reserve:
     def release(self) -> bool:
         """Release the space; return whether there was any."""
         try:
-            if not self._path.lstat().st_size:
-                return False
-            os.truncate(self._path, 0)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return False
-        return True
+        try:
+            size = os.fstat(descriptor).st_size
+            os.ftruncate(descriptor, 0)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return size > 0

@@ -39,11 +39,13 @@ _EXACTLY: Final = 0x02000000 | 0x20000000
 """IN_DONT_FOLLOW; IN_MASK_ADD, because one file may be watched by several owners."""
 _FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK, IN_CLOEXEC
 
-_READ_BYTES: Final = 64 * 1024
-"""Maximum size of reports that are read at a time; further ones count as the next change."""
+_READ_BYTES: Final = 4096
+"""Maximum size of reports that are read at a time, so that a flood of them does not take long."""
 
 _REPORT: Final = struct.Struct("iIII")
 """`struct inotify_event`: number of the watch, mask, cookie, length of the name that follows."""
+
+_MAX_REPORT_BYTES: Final = _REPORT.size + 256  # NAME_MAX and a zero byte (inotify(7))
 
 _MOUNTS: Final = "/proc/self/mountinfo"
 
@@ -149,6 +151,8 @@ class Watch:
             reports = os.read(self._changes, _READ_BYTES)
         except BlockingIOError:
             return True  # only a mount has changed
+        if len(reports) + _MAX_REPORT_BYTES > _READ_BYTES:
+            return True  # there may be further ones
         if any(descriptor == self._mounts for descriptor, _ in ready):
             return True
         at = 0

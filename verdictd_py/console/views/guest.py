@@ -164,6 +164,11 @@ class GuestPage:
     accepted_now: bool
     details: Mapping[str, Any]
 
+    @property
+    def refused(self) -> frozenset[str]:
+        """Names of the measurements that were refused."""
+        return frozenset(step.name for step in self.steps)
+
 
 def guest_page(
     guest: v1.Guest,
