@@ -30,6 +30,7 @@ class TestPage:
 
     def test_it_has_each_command_and_option(self, program: str) -> None:
         text = page(program).replace("\\-", "-")
+        assert "\\fB\\-\\-help" in page(program) or "\\fB\\-\\-version" in page(program)
         for path in load(program).paths():
             assert f'.SS "{path}"' in text, path
         for _, node in [((), load(program)), *load(program).descendants()]:
