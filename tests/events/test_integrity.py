@@ -41,6 +41,7 @@ from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.chain import FIRST, sealed
 from verdictd_py.events.heads import HeadSigner, HeadVerifier
 from verdictd_py.events.log import LogEvents
+from verdictd_py.events.loggedheads import LoggedHead
 from verdictd_py.events.retention import Rotation
 from verdictd_py.events.traildirectory import tail_of
 
@@ -487,3 +488,15 @@ async def test_the_health_reports_that_the_file_was_removed(broker: RunningBroke
     await health.examine()
     assert health.parts["audit"]
     assert len(broker.events.of(AuditContinued)) == 1
+
+
+def test_a_file_that_only_the_log_names_is_missed(audit: Path) -> None:
+    """Its state file was removed with it."""
+    file = run_once(audit)
+    head = LoggedHead(file.name, tail_of(file).records, tail_of(file).digest)
+    for path in (file, *audit.glob(".*")):
+        path.unlink()
+    run_once(audit)
+    assert check(audit).problems == ()
+    (problem,) = check(audit, logged=[head]).problems
+    assert f"{file.name} is missing: the log states" in problem
