@@ -1,29 +1,21 @@
-"""The parsers of both programs, of each command and of its own commands."""
+"""Options and arguments of the command lines of both programs, for the reference and its tests."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Final
-from unittest.mock import patch
 
-from verdictd_py.cli.main import COMMANDS
-from verdictd_py.cli.verdict import build_parser
+from verdictd_py.cli.programs import command_lines
 
 _HELP: Final = ("-h", "--help")
 
 
-class _Parsed(BaseException):  # no command may handle it
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self.parser = parser
-
-
 def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Yield the words of each command of `verdictd-py` and `verdict-py`, with its parser."""
-    for name in ("", *COMMANDS):
-        yield from _below(f"verdictd-py {name}".rstrip(), _parser(name or "daemon"))
-    yield from _below("verdict-py", build_parser())
+    for program in ("verdictd-py", "verdict-py"):
+        for line in command_lines(program):
+            yield " ".join(line.words), line.parser
 
 
 def options(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
@@ -39,31 +31,3 @@ def arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     for action in parser._actions:  # noqa: SLF001  # as above
         if not action.option_strings and not isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             yield action
-
-
-def _parser(name: str) -> argparse.ArgumentParser:
-    """Return the parser with which a module of `verdictd_py.cli` reads its command line."""
-
-    def parsed(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        raise _Parsed(parser)
-
-    module = import_module(f"verdictd_py.cli.{name.replace('-', '_')}")
-    with (
-        patch.object(argparse.ArgumentParser, "parse_args", parsed),
-        patch.object(argparse.ArgumentParser, "parse_known_args", parsed),
-    ):
-        try:
-            module.run([])
-        except _Parsed as found:
-            return found.parser
-    raise LookupError(f"{module.__name__} has no parser")
-
-
-def _below(
-    words: str, parser: argparse.ArgumentParser
-) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    yield words, parser
-    for action in parser._actions:  # noqa: SLF001  # as above
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # as above
-            for name, inner in action.choices.items():
-                yield from _below(f"{words} {name}", inner)

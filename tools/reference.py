@@ -237,7 +237,7 @@ def command_lines() -> Iterator[str]:
         for names, value, action in rows:
             yield _row(names, value, _meaning(action))
         if inherited:
-            yield f"\nThe options of `{above}` count behind it, too.\n"
+            yield f"\nThe options of `{above}` may follow this command as well.\n"
         if parser.epilog:
             yield f"\n```text\n{parser.epilog}\n```\n"
 
