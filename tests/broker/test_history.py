@@ -305,3 +305,15 @@ def test_an_exact_id_wins_over_longer_ones() -> None:
     for judgement in judged(appraisal(1), appraisal(11)):
         history.remember(judgement)
     assert history.find_by_prefix(OPERATOR, "id1").id == "id1"
+
+
+def test_a_machine_does_not_push_out_the_guests_of_others() -> None:
+    history = History(capacity=8)
+    (one,) = judged(appraisal(0, PolicyRefused("no", reasons=(RTMR1,))))
+    history.remember(replace(one, id="rare", address="192.0.2.9:1", platform="other"))
+    for number in range(20):
+        address = f"[2001:db8::{number:x}]:1"
+        history.remember(replace(one, id=str(number), address=address, platform="machine"))
+    stored = history.last(OPERATOR, Verdict.REFUSED, 0)
+    assert len(stored) == 8
+    assert stored[-1].id == "rare"

@@ -1,4 +1,4 @@
-"""Bounds of the history: number, size, age, and a quota for each guest."""
+"""Bounds of the history: number, size, age, and a quota for each guest and machine."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ class Item:
     guest: str = "a"
     seconds: float = 0
     size: int = 1
+    machine: str = ""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return (self.guest, self.machine) if self.machine else (self.guest,)
 
     @property
     def at(self) -> datetime:
@@ -42,6 +47,35 @@ def test_a_guest_that_comes_all_the_time_evicts_its_own() -> None:
     retained.add(Item("rare", guest="b"))
     for number in range(100):
         retained.add(Item(str(number)))
+    assert ids(retained) == ["rare", *map(str, range(93, 100))]
+
+
+def test_a_guest_with_large_evidence_evicts_its_own() -> None:
+    """Firmware reserves 256 KiB for an event log, and a guest chooses what it measures."""
+    retained: Retained[Item] = Retained()
+    retained.add(Item("rare", guest="b"))
+    for number in range(200):
+        retained.add(Item(str(number), size=256 * 1024))
+    kept = ids(retained)
+    assert kept[0] == "rare"
+    assert kept[-1] == "199"
+    assert sum(item.size for item in retained) <= retention.MAX_BYTES
+
+
+def test_a_machine_with_many_addresses_evicts_its_own() -> None:
+    """Guests of a machine have IPv6 networks, with as many addresses as they want."""
+    retained: Retained[Item] = Retained(8)
+    retained.add(Item("rare", guest="b", machine="n"))
+    for number in range(100):
+        retained.add(Item(str(number), guest=str(number), machine="m"))
+    assert ids(retained) == ["rare", *map(str, range(93, 100))]
+
+
+def test_a_busy_guest_does_not_evict_others_of_its_machine() -> None:
+    retained: Retained[Item] = Retained(8)
+    retained.add(Item("rare", guest="b", machine="m"))
+    for number in range(100):
+        retained.add(Item(str(number), machine="m"))
     assert ids(retained) == ["rare", *map(str, range(93, 100))]
 
 
@@ -83,6 +117,8 @@ def test_what_is_evicted_and_what_is_stored_is_everything(
             expected.discard(str(number))
         else:
             expected.add(str(number))
-            expected -= set(retained.add(Item(str(number), guest=guest)))
+            expected -= set(
+                retained.add(Item(str(number), guest=guest, machine="m" * (guest != "c")))
+            )
         assert set(ids(retained)) == expected
         assert len(retained) <= 4

@@ -6,18 +6,21 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 import httpx
 import pytest
 import trustme
+from aiohttp import web
 
 from tests.support.broker import RunningBroker, running_broker
 from tests.support.certificates import Certificates
 from tests.support.console import Person
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
+from verdictd_py.console.server import ConsoleListener
 from verdictd_py.errors import ConfigError
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -107,3 +110,15 @@ async def test_a_certificate_gets_no_link(
                 with pytest.raises(grpc.aio.AioRpcError) as raised:
                     await stub.CreateLink(v1.CreateLinkRequest())
             assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_client_that_has_gone_is_no_defect(
+    tmp_path: Path, platform: SimulatedPlatform, certificates: Certificates
+) -> None:
+    """A request can wait for its turn, and the connection, with its certificate, can end before."""
+    settings = {**SETTINGS, **certificates.settings}
+    async with running_broker(tmp_path, platform, **settings) as broker:
+        listener = broker.daemon.listener("console")
+        assert isinstance(listener, ConsoleListener)
+        gone = cast("web.Request", SimpleNamespace(transport=None))
+        assert listener._session(gone) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,18 @@ async def test_requests_that_are_no_pages(broker: RunningBroker) -> None:
             assert "root:" not in answer.text
             assert not answer.headers.get("Location", "/").startswith(("http", "//"))
     assert broker.events.named("warning.bug") == []
+
+
+@pytest.mark.parametrize(
+    "path", ["//evil.example/x", "/%5Cevil.example/x", "/%2F%2Fevil.example/x"]
+)
+async def test_no_link_of_an_error_page_leads_elsewhere(broker: RunningBroker, path: str) -> None:
+    async with visitor(broker) as someone:
+        answer = await someone.get(path)
+    links = re.findall(r'href="([^"]*)"', answer.text)
+    assert any("lang=" in each for each in links)
+    for each in links:
+        assert not re.match(r"//|/\\|[^/#?]", each), each
 
 
 async def test_a_browser_cannot_be_sent_elsewhere(broker: RunningBroker) -> None:

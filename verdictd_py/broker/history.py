@@ -12,7 +12,7 @@ they differ only in numbers, dates and hex digits, such as the age of the eviden
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -142,6 +142,11 @@ class Judgement:
     def guest(self) -> tuple[str, str | None]:
         """Identifies the guest as far as possible: its address without the port, its machine."""
         return self.address.rpartition(":")[0], self.platform
+
+    @property
+    def groups(self) -> tuple[Hashable, ...]:
+        """What it counts for in the history: its guest, and its machine if that is known."""
+        return (self.guest,) if self.platform is None else (self.guest, self.platform)
 
     @classmethod
     def of(cls, appraisal: Appraisal, address: str, measurements: tuple[str, ...]) -> Self:

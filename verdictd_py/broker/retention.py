@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from datetime import datetime, timedelta
 from typing import Final, Generic, Protocol, TypeVar
@@ -15,14 +16,16 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_AGE: Final = timedelta(days=30)
 
 _QUOTA: Final = 4
-"""A guest that has more than this part of the capacity loses its own judgements first."""
+"""A guest, or a machine, that has more than this part of the number or of the bytes loses its own
+judgements first."""
 
 
 class Entry(Protocol):
     """What is stored about one guest.
 
     Attributes:
-        guest: identifies the guest as far as possible.
+        groups: what it counts for: the guest, then its machine if that is known. Each identifies
+            it as far as possible.
         size: rough number of bytes.
     """
 
@@ -33,7 +36,7 @@ class Entry(Protocol):
     def at(self) -> datetime: ...
 
     @property
-    def guest(self) -> Hashable: ...
+    def groups(self) -> tuple[Hashable, ...]: ...
 
     @property
     def size(self) -> int: ...
@@ -42,12 +45,58 @@ class Entry(Protocol):
 T = TypeVar("T", bound=Entry)
 
 
+class _Groups:
+    """Entries by what they count for, and the groups that have more than their quota.
+
+    Attributes:
+        many: groups with more entries than the quota.
+        heavy: groups with more bytes than the quota, in more than one entry.
+    """
+
+    def __init__(self, entries: int, size: int) -> None:
+        self._most = entries
+        self._most_bytes = size
+        self._ids: dict[Hashable, dict[str, None]] = {}
+        self._bytes: Counter[Hashable] = Counter()
+        self.many: dict[Hashable, None] = {}
+        self.heavy: dict[Hashable, None] = {}
+
+    def add(self, group: Hashable, entry_id: str, size: int) -> None:
+        self._ids.setdefault(group, {})[entry_id] = None
+        self._bytes[group] += size
+        self._note(group)
+
+    def remove(self, group: Hashable, entry_id: str, size: int) -> None:
+        del self._ids[group][entry_id]
+        self._bytes[group] -= size
+        self._note(group)
+        if not self._ids[group]:
+            del self._ids[group], self._bytes[group]
+
+    def oldest(self, group: Hashable) -> str:
+        """Return the id of the oldest entry of a group."""
+        return next(iter(self._ids[group]))
+
+    def _note(self, group: Hashable) -> None:
+        number = len(self._ids[group])
+        _set(self.many, group, included=number > self._most)
+        _set(self.heavy, group, included=number > 1 and self._bytes[group] > self._most_bytes)
+
+
+def _set(members: dict[Hashable, None], group: Hashable, *, included: bool) -> None:
+    if included:
+        members[group] = None
+    else:
+        members.pop(group, None)
+
+
 class Retained(Generic[T]):
     """Entries in the order in which they came, each found by its id.
 
-    When there are too many, a guest that has more than its quota loses its oldest one. So a guest
-    that connects all the time does not push out the others. Without such a guest, the oldest entry
-    of all is evicted.
+    When there are too many, or they are too large, a guest that has more than its quota loses its
+    oldest one, otherwise a machine that has more. So a guest that connects all the time, from many
+    addresses, or with large evidence does not push out the others. Without such a guest or machine,
+    the oldest entry of all is evicted.
 
     Args:
         capacity: maximum number of entries.
@@ -55,10 +104,9 @@ class Retained(Generic[T]):
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._quota = max(1, capacity // _QUOTA)
         self._entries: dict[str, T] = {}
-        self._guests: dict[Hashable, dict[str, None]] = {}
-        self._over: dict[Hashable, None] = {}
+        quota = max(1, capacity // _QUOTA), MAX_BYTES // _QUOTA
+        self._groups = (_Groups(*quota), _Groups(*quota))  # guests, machines
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -83,15 +131,13 @@ class Retained(Generic[T]):
         """Store an entry as the newest one; return the ids of those that it evicts."""
         self.remove(entry.id)
         self._entries[entry.id] = entry
-        of_guest = self._guests.setdefault(entry.guest, {})
-        of_guest[entry.id] = None
-        if len(of_guest) > self._quota:
-            self._over[entry.guest] = None
+        for groups, group in zip(self._groups, entry.groups, strict=False):
+            groups.add(group, entry.id, entry.size)
         self._bytes += entry.size
         evicted = []
-        while self._is_over(entry.at):
-            evicted.append(self._victim())
-            self.remove(evicted[-1])
+        while victim := self._victim(entry.at):
+            evicted.append(victim)
+            self.remove(victim)
         return evicted
 
     def remove(self, entry_id: str) -> bool:
@@ -99,25 +145,23 @@ class Retained(Generic[T]):
         entry = self._entries.pop(entry_id, None)
         if entry is None:
             return False
-        of_guest = self._guests[entry.guest]
-        del of_guest[entry_id]
-        if len(of_guest) <= self._quota:
-            self._over.pop(entry.guest, None)
-        if not of_guest:
-            del self._guests[entry.guest]
+        for groups, group in zip(self._groups, entry.groups, strict=False):
+            groups.remove(group, entry_id, entry.size)
         self._bytes -= entry.size
         return True
 
-    def _is_over(self, now: datetime) -> bool:
+    def _victim(self, now: datetime) -> str:
+        """Return the id of the entry to evict; empty if there is none."""
         if len(self._entries) <= 1:
-            return False
+            return ""
         oldest = next(iter(self._entries.values()))
-        too_many = len(self._entries) > self._capacity or self._bytes > MAX_BYTES
-        return too_many or oldest.at < now - MAX_AGE
-
-    def _victim(self) -> str:
-        """Return the id of the entry to evict."""
-        guest = next(iter(self._over), None)
-        if guest is None or len(self._entries) <= self._capacity:
-            return next(iter(self._entries))
-        return next(iter(self._guests[guest]))
+        if len(self._entries) > self._capacity:
+            over = tuple(groups.many for groups in self._groups)
+        elif self._bytes > MAX_BYTES:
+            over = tuple(groups.heavy for groups in self._groups)
+        else:
+            return oldest.id if oldest.at < now - MAX_AGE else ""
+        for groups, members in zip(self._groups, over, strict=True):
+            if members:
+                return groups.oldest(next(iter(members)))
+        return oldest.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -97,7 +98,8 @@ def search(directory: Path, wanted: AuditSearch) -> AuditView:
                 complete = False
                 break
             complete = complete and size <= left
-            found += [r for r in _records(path, min(size, left)) if wanted.admits(r)]
+            matching = (r for r in _records(path, min(size, left)) if wanted.admits(r))
+            found += deque(matching, MAX_RECORDS)  # a file has its newest records at its end
             left -= size
     except OSError as error:
         raise StorageError(f"the audit trail cannot be read: {error.strerror}") from error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.console.language import Language, languages
@@ -90,9 +90,14 @@ class Frame:
         return names[0] if names else ", ".join(sorted(self.rights)) or "-"
 
     def here(self, code: str) -> str:
-        """Return the address of this page in another language."""
+        """Return the address of this page in another language.
+
+        The path is what the client sent. Browsers read two slashes or backslashes at its beginning
+        as the name of another host.
+        """
         others = [(name, value) for name, value in self.query if name not in ("lang", "code")]
-        return f"{self.path}?{urlencode([*others, ('lang', code)])}"
+        path = "/" + quote(self.path.lstrip("/"))
+        return f"{path}?{urlencode([*others, ('lang', code)])}"
 
     @property
     def menu(self) -> tuple[MenuItem, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from verdictd_py.config import Address, Settings
@@ -23,6 +24,7 @@ from verdictd_py.console.sources import CollateralPart, Sources
 from verdictd_py.console.views.ending import End
 from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.listeners.protection import Protection
+from verdictd_py.offload import LARGE, offload
 from verdictd_py.ports import Events, Tees
 from verdictd_py.tees.intel.collateral.periods import periods
 
@@ -109,7 +111,10 @@ def _sources(collateral: CollateralService, audit: Path) -> Sources:
             for each in await parts()
         )
 
+    searching = asyncio.Lock()
+
     async def records(wanted: AuditSearch) -> AuditView:
-        return await asyncio.to_thread(search, audit, wanted)
+        async with searching:  # each search has some 100 MB for a moment
+            return await offload(LARGE, partial(search, audit, wanted))
 
     return Sources(parts, ends, records, collateral.grace.total_seconds() / 86_400)

@@ -1,0 +1,58 @@
+"""Search in the audit trail: only what is displayed stays in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from verdictd_py.console import audittrail
+from verdictd_py.console.audittrail import AuditSearch, search
+
+
+def write(directory: Path, name: str, numbers: range) -> None:
+    records = (
+        {
+            "number": n,
+            "time": f"2026-11-27T{n:06}",
+            "event": "key.created",
+            "digest": "",
+            "fields": {},
+        }
+        for n in numbers
+    )
+    (directory / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_the_newest_records_of_all_files_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audittrail, "MAX_RECORDS", 3)
+    write(tmp_path, "1.jsonl", range(0, 100, 2))
+    write(tmp_path, "2.jsonl", range(1, 100, 2))
+    found = search(tmp_path, AuditSearch())
+    assert [record.number for record in found.records] == [99, 98, 97]
+    assert found.complete
+
+
+def test_records_that_are_not_displayed_are_not_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trail of 16 MiB has tens of thousands of records, with all their fields."""
+    made = most = 0
+
+    class Counted(audittrail.AuditRecord):
+        def __new__(cls, *_: object) -> Counted:
+            nonlocal made
+            made += 1
+            return super().__new__(cls)
+
+        def __del__(self) -> None:
+            nonlocal made, most
+            most, made = max(most, made), made - 1
+
+    monkeypatch.setattr(audittrail, "AuditRecord", Counted)
+    write(tmp_path, "1.jsonl", range(5000))
+    search(tmp_path, AuditSearch())
+    assert most <= audittrail.MAX_RECORDS + 2
