@@ -110,6 +110,15 @@ async def test_a_second_result_is_an_error() -> None:
     assert await waiting == 1
 
 
+async def test_an_error_is_never_followed_by_a_result() -> None:
+    waiting: Handover[int] = Handover(asyncio.get_running_loop())
+    waiting.set_exception(OSError("connection lost"))
+    with pytest.raises(OSError, match="connection lost"):
+        await waiting
+    with pytest.raises(asyncio.InvalidStateError):
+        await waiting
+
+
 async def test_tasks_of_python_wait_for_it_as_well() -> None:
     """`asyncio` has its tasks in C and in Python; a debugger may use the latter."""
     loop = asyncio.get_running_loop()

@@ -61,7 +61,8 @@ class Handover(Generic[Result]):
     def result(self) -> Result:
         """Return the result, or raise the error. Called by the task."""
         if self._error is not None:
-            error, self._error = self._error, None  # no reference cycle through its traceback
+            error = self._error  # not stored any more: its traceback refers to this object
+            self._error = asyncio.InvalidStateError("the error was raised already")
             raise error
         return cast("Result", self._result)
 
