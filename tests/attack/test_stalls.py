@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -131,7 +132,7 @@ async def test_a_large_request_of_a_guest_is_read_in_a_thread(
 
     monkeypatch.setattr(reader, "decode_object", read)
     async with broker.guest() as guest:
-        await guest.call({"command": "version"})
+        await guest.call({"command": "version", "x": uuid4().hex})  # not read before
         await guest.call({"command": "version", "x": "x" * 100_000})
     small, large = readers
     assert small == threading.get_ident() != large

@@ -358,7 +358,7 @@ class TestErrors:
         ("arguments", "parts"),
         [
             (["{none}"], ["/none: No such file", "check its name"]),
-            (["{directory}"], ["Is a directory", "check its name"]),
+            (["{directory}"], ["Is a directory", "name a file"]),
             ([], ["FILE", "--help"]),
             (["{file}", "--at", "tomorrow"], ["--at", "'tomorrow' is not a time"]),
             (["{file}", "--at", "2026-13-01"], ["--at", "'2026-13-01' is not a time"]),

@@ -261,6 +261,22 @@ def test_the_start_loads_no_library_that_is_needed_later_or_never() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_stop_waits_for_modules_that_are_imported_meanwhile() -> None:
+    """One daemon in 25 that was stopped at once crashed, when its interpreter ended meanwhile."""
+    program = (
+        "import threading\n"
+        "from verdictd_py.daemon.process import favour_event_loop\n"
+        "began = []\n"
+        "threading.Thread.start = lambda thread: began.append(thread)\n"
+        "favour_event_loop()\n"
+        "print([(thread.name, thread.daemon) for thread in began])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "[('import', False)]"
+
+
 def test_no_other_package_changes_how_settings_are_read() -> None:
     """pydantic would search all installed packages for plug-ins, and load them."""
     program = (

@@ -102,7 +102,7 @@ class TestReport:
         assert ["misses", "(function)", "75"] in lines
         assert ["mrTd", "1" * 96, "one", "of", TWO, "differs"] in lines
         assert ["14", "count(mismatches)", "==", "0", "1", "==", "0", "false"] in lines
-        assert f"reason: mrTd: measured {'1' * 96}, expected one of {TWO}" in text
+        assert text.endswith(f"\nmrTd\n  measured  {'1' * 96}\n  expected  {TWO}\n            ^\n")
 
     @pytest.mark.parametrize("data", ["packaged", "other"])
     def test_claims_are_read_from_every_form_of_report(
@@ -254,7 +254,7 @@ def test_an_error_is_one_line(policy: Policy, tmp_path: Path) -> None:
         (("test", TDX), "give either a file of claims, or --coverage"),
         (("test", TDX, good, "--coverage", tmp_path), "give either a file of claims, or --cov"),
         (("test", TDX, tmp_path / "gone"), "No such file or directory; check its name"),
-        (("test", TDX, tmp_path), "Is a directory; check its name"),
+        (("test", TDX, tmp_path), "Is a directory; name a file"),
         (("test", tmp_path / "gone", good), "No such file or directory; check its name"),
         (("test", TDX, tmp_path / "latin"), "is not UTF-8, see byte 0; record the claims again"),
         (("test", TDX, tmp_path / "nan"), "nan: the JSON has NaN"),
@@ -272,7 +272,7 @@ def test_an_error_is_one_line(policy: Policy, tmp_path: Path) -> None:
         (("test", TDX, "--coverage", tmp_path / "gone"), "No such file or directory; check"),
         (("test", TDX, "--coverage", tmp_path / "empty"), "has no files *.json; record claims"),
         (("test", TDX, good, "--at", "soon"), "'soon'"),
-        (("frob",), "invalid choice"),
+        (("frob",), "there is no command 'policy frob'"),
         ((), "required: ACTION"),
     ):
         ended = policy(*words)

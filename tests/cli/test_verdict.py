@@ -177,7 +177,9 @@ async def test_keys_are_managed_without_disclosing_their_bytes(broker: RunningBr
     said(await verdict(broker, "key", "delete", KID))
     assert not (broker.data / "keys" / KID).exists()
     ended = await verdict(broker, "key", "describe", KID)
-    assert ended.complaint(1, "verdict-py") == f"the broker refused: there is no key {KID}"
+    assert ended.complaint(1, "verdict-py") == (
+        f"the broker refused: there is no key {KID}; see verdict-py key list"
+    )
 
 
 async def test_lists_longer_than_a_page_are_complete(broker: RunningBroker) -> None:

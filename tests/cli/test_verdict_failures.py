@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,22 @@ class TestWithoutBroker:
         assert line.endswith("does not answer as a broker does: is -c right?")
 
     async def test_a_server_of_another_protocol(self, words: tuple[str, ...]) -> None:
+        serving: list[asyncio.Task[None]] = []
+
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            serving.append(task)
             await reader.read(1)
             writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             line = await complaint(f"127.0.0.1:{port}", *words)
+            await asyncio.gather(*serving)
         assert line == (
             f"the server at 127.0.0.1:{port} is an HTTP server, not a client API; give -c the "
             "address of the broker's --client-api"

@@ -38,6 +38,7 @@ SERVICES = {
             "Appraisal",
             "PolicyTest",
             "Status",
+            "Console",
         )
     ),
     "grpc.health.v1.Health",

@@ -321,7 +321,7 @@ def test_an_unusable_address_is_reported_in_one_line(
             "choose another --keyprovider": (*words, "--keyprovider", f"127.0.0.1:{port}"),
             "exists and is not a socket": (*words, "--keyprovider", f"unix:{tmp_path}"),
             "required: --keyprovider": words,
-            "required: --connect": ("guest", "agent", *here[-2:], *place),
+            "--connect is missing": ("guest", "agent", *here[-2:], *place),
             "--connect 'nowhere' is not an address": (*here, "--connect", "nowhere"),
             "'0': write seconds": (*here, "--timeout", "0"),
             "'nan': write seconds": (*here, "--timeout", "nan"),

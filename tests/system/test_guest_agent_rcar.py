@@ -60,8 +60,9 @@ async def agent(kbs: StandIn, tmp_path: Path, *more: str) -> AsyncIterator[KeyPr
         async with KeyProviderClient.open(target) as client:
             yield client
         process.send_signal(signal.SIGTERM)
-        printed = await process.communicate()
-        assert (process.returncode, *printed) == (0, b"", b"")
+        printed, logged = await process.communicate()
+        assert (process.returncode, printed) == (0, b"")
+        assert all(b" WARNING a key was not unwrapped: " in line for line in logged.splitlines())
     finally:
         if process.returncode is None:
             process.kill()

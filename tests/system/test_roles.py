@@ -31,9 +31,9 @@ def key_provider(content: object) -> keyprovider.keyProviderKeyWrapProtocolInput
 
 
 def stored(broker: RunningBroker) -> dict[Path, bytes]:
-    """Return all files in the data directory except the audit trail and the list of daemons."""
+    """Return all files in the data directory except audit trail, history and list of daemons."""
     files = [path for path in broker.data.rglob("*") if path.is_file()]
-    own = {"audit", DAEMONS_FILE}
+    own = {"audit", "history", DAEMONS_FILE}
     return {path: path.read_bytes() for path in files if own.isdisjoint(path.parts)}
 
 
@@ -121,6 +121,7 @@ METHODS: dict[str, tuple[Right, object]] = {
         v1.DeleteSetRequest(tee="tdx", name="none"),
     ),
     "verdictd.v1.AppraisalService/ListGuests": (Right.MANAGE, v1.ListGuestsRequest()),
+    "verdictd.v1.AppraisalService/CountGuests": (Right.MANAGE, v1.CountGuestsRequest()),
     "verdictd.v1.AppraisalService/GetGuest": (Right.MANAGE, v1.GetGuestRequest()),
     "verdictd.v1.AppraisalService/ListConnectedGuests": (
         Right.MANAGE,
@@ -129,6 +130,8 @@ METHODS: dict[str, tuple[Right, object]] = {
     "verdictd.v1.AppraisalService/DisconnectGuest": (Right.MANAGE, v1.DisconnectGuestRequest()),
     "verdictd.v1.PolicyTestService/CheckPolicy": (Right.MANAGE, v1.CheckPolicyRequest()),
     "verdictd.v1.PolicyTestService/TestPolicy": (Right.MANAGE, v1.TestPolicyRequest()),
+    "verdictd.v1.PolicyTestService/TestRelease": (Right.MANAGE, v1.TestReleaseRequest()),
+    "verdictd.v1.ConsoleService/CreateLink": (Right.MANAGE, v1.CreateLinkRequest()),
     "verdictd.v1.StatusService/GetStatus": (Right.MANAGE, v1.GetStatusRequest()),
 }
 

@@ -11,7 +11,13 @@ from typing import Final
 from verdictd_py.cli import wrongserver
 from verdictd_py.cli.completion.kinds import names_in
 from verdictd_py.cli.completion.names import names
-from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection, is_forbidden
+from verdictd_py.cli.management.client import (
+    OTHER_USER,
+    BrokerClient,
+    BrokerFailed,
+    Connection,
+    is_forbidden,
+)
 from verdictd_py.domain.spelling import closest
 from verdictd_py.errors import ConfigError
 
@@ -32,7 +38,7 @@ async def explained(connection: Connection) -> AsyncIterator[None]:
     try:
         yield
     except BrokerFailed as error:
-        if error.answered or is_forbidden(connection.address):
+        if error.answered or error.reason == OTHER_USER or is_forbidden(connection.address):
             raise
         text = await _explanation(connection, str(error))
         if not text:

@@ -137,7 +137,8 @@ def favour_event_loop() -> None:
     gc.freeze()  # 2
     gc.enable()
     sys.setswitchinterval(_SWITCH_SECONDS)  # 3
-    threading.Thread(target=_import_late, name="import", daemon=True).start()  # 1
+    # Not a daemon thread: one that loads an extension while the interpreter ends crashes it.
+    threading.Thread(target=_import_late, name="import").start()  # 1
 
 
 def _import_late() -> None:

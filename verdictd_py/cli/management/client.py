@@ -49,12 +49,17 @@ _FORBIDDEN: Final = (
 Answer = TypeVar("Answer")
 
 
+OTHER_USER: Final = "other-user"
+"""Reason of `BrokerFailed`: nothing was sent, because the server belongs to another user."""
+
+
 class BrokerFailed(VerdictdError):
     """The broker did not answer, or it refused the request.
 
     Attributes:
         answered: whether the broker answered.
-        reason: `no-broker`, or the gRPC status of the answer (`not-found`); for programs.
+        reason: `no-broker`, `other-user` (its server belongs to one), or the gRPC status of the
+            answer (`not-found`); for programs.
     """
 
     code = "broker-failed"
@@ -188,7 +193,9 @@ class BrokerClient:
         problem = self._connection.users.problem(self._connection.addresses[0].port)
         if problem:
             raise BrokerFailed(
-                f"the server at {self._connection.address} {problem}", answered=False
+                f"the server at {self._connection.address} {problem}",
+                answered=False,
+                reason=OTHER_USER,
             )
 
     async def _connected(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from sys import intern
+from functools import lru_cache
 from typing import Final
 
 from verdictd_py.domain.evidence import Evidence, VerificationResult
@@ -32,6 +32,9 @@ _TD10_FIELDS: Final = (
     ("reportData", 520, 64),
 )
 _TD15_FIELDS: Final = (("teeTcbSvn2", 584, 16), ("mrServiceTd", 600, 48))
+
+_VALUES: Final = 1024
+"""Limit of values that claims share: those of some hundred images, 300 bytes each."""
 
 
 def _bits(*ranges: tuple[int, int]) -> int:
@@ -101,15 +104,25 @@ def _report_data(quote: Quote) -> bytes:
     return quote.body[520:584]
 
 
+@lru_cache(maxsize=_VALUES)
+def _hex(value: bytes) -> str:
+    """Return a value in hex.
+
+    Not `sys.intern`: the values come from unauthenticated clients, and early releases of
+    Python 3.12 never free interned strings (gh-113993).
+    """
+    return value.hex()
+
+
 def body_claims(quote: Quote) -> dict[str, JsonValue]:
     """Return the fields of a TDX report body, in hex, by their names in tdx.md.
 
-    Nothing is verified here. Equal values are one string: guests of one image have the same
+    Nothing is verified here. Equal values are usually one string: guests of one image have the same
     measurements, and the claims of connected and recent guests stay in memory.
     """
     fields = _TD10_FIELDS if quote.kind is BodyKind.TD10 else _TD10_FIELDS + _TD15_FIELDS
     claims: dict[str, JsonValue] = {
-        name: intern(quote.body[at : at + size].hex()) for name, at, size in fields
+        name: _hex(quote.body[at : at + size]) for name, at, size in fields
     }
     claims["debug"] = bool(_attributes(quote) & _DEBUG)
     return claims
