@@ -15,6 +15,8 @@ from tests.support.command import Ended, run_here
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import GuestRefused, KeyCreated, KeyDeleted, SecretReleased
 from verdictd_py.events.audit import AuditTrail
+from verdictd_py.events.export import as_text
+from verdictd_py.events.reading import read_line
 from verdictd_py.events.traildirectory import tail_of
 
 PROGRAM = "verdictd-py audit"
@@ -185,3 +187,12 @@ def test_a_directory_without_a_trail_is_reported(
         assert "has no audit files" in ended.complaint(2, PROGRAM)
     ended = run(capfdbinary, "verify", tmp_path / "none")
     assert "cannot read" in ended.complaint(2, PROGRAM)
+
+
+def test_the_name_of_a_field_does_not_reach_the_terminal() -> None:
+    """Someone who can write the files can choose the names of members too."""
+    line = json.dumps(
+        {"time": "t", "event": "e", "fields": {"\x1b[2J\nforged": "x"}, "number": 0, "digest": ""}
+    )
+    (text,) = as_text([read_line("1.jsonl", 0, line.encode())])
+    assert text == 't e \\u001b[2J\\nforged="x"\n'

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import threading
 from html import unescape
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,9 @@ from tests.support.console import (
     visitor,
 )
 from verdictd_py.cli.verdict import build_parser
+from verdictd_py.console import pages_guests, pages_overview, pages_reference
+from verdictd_py.listeners import management_v1, v1_messages
+from verdictd_py.offload import LARGE
 
 pytestmark = pytest.mark.broker(console="127.0.0.1:0")
 
@@ -214,3 +219,31 @@ async def test_the_event_log_of_a_refused_guest_is_a_tree(broker: RunningBroker)
     assert "shim" not in page  # its digest covers more, so that the text is not proved
     assert page.count("replays") >= 3
     assert "Certificate chain" in page
+
+
+@pytest.mark.parametrize(
+    ("module", "view", "path"),
+    [
+        (pages_overview, "overview", "/"),
+        (pages_guests, "guest_list", "/guests"),
+        (pages_reference, "matrix", "/reference"),
+        (v1_messages, "guest", "/guests"),
+    ],
+)
+async def test_a_page_of_all_guests_does_not_stall_the_event_loop(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, module: object, view: str, path: str
+) -> None:
+    """A broker remembers 1,500 guests: their matrix takes 0.15 s, their description 0.05 s."""
+    monkeypatch.setattr(management_v1, "GUEST_BYTES", LARGE)  # as if there were many
+    make, threads = getattr(module, view), set[str]()
+
+    def noted(*values: Any, **named: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return make(*values, **named)
+
+    monkeypatch.setattr(module, view, noted)
+    await connect(broker)
+    async with person(broker) as someone:
+        await someone.text(path)
+    assert threads
+    assert threading.main_thread().name not in threads

@@ -262,3 +262,23 @@ def test_a_plug_in_brings_a_sink(monkeypatch: pytest.MonkeyPatch) -> None:
     (delivery,) = deliveries(["vendor:x?token=secret"])
     assert "secret" not in delivery.name
     delivery.close()
+
+
+async def test_all_sinks_end_at_the_same_time(audit: Path) -> None:
+    """Each would otherwise add a second to the stop, on the event loop."""
+    first, second = Collector(), Collector()
+    first.released.clear()
+    second.close = first.released.set  # type: ignore[method-assign]  # not before the second ends
+    trail = trail_with(audit, Delivery("first", first), Delivery("second", second))
+    await trail.commit(created(1))
+    trail.close()
+    assert first.lines == stored(audit)
+    assert second.lines == stored(audit)
+
+
+def test_the_stop_waits_for_sinks_once(audit: Path) -> None:
+    none = AuditTrail(audit, RecordedEvents())
+    two = AuditTrail(
+        audit, RecordedEvents(), sinks=[Delivery(name, Collector()) for name in ("a", "b")]
+    )
+    assert (none.sinks_close_seconds, two.sinks_close_seconds) == (0.0, 1.0)

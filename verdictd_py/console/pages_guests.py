@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.console.operations import OperationFailed
 from verdictd_py.console.requests import Visit
-from verdictd_py.console.site import Answer, Site, gather, http_status, path_of
+from verdictd_py.console.site import Answer, Site, computed, gather, http_status, path_of
 from verdictd_py.console.views import guest as one
 from verdictd_py.console.views.guests import Filters, guest_list
 from verdictd_py.console.views.sentences import STATES
@@ -49,9 +49,8 @@ async def guests_page(site: Site, visit: Visit, problem: str = "", status: int =
     frame = await site.frame(visit)
     request = v1.ListConnectedGuestsRequest(limit=_MAX_CONNECTED)
     guests, connected = await gather(all_guests(visit), _connected(visit, request))
-    listed = guest_list(
-        guests, filters, _number(visit.asked("start")), say, each=visit.asked("each") == "1"
-    )
+    start, each = _number(visit.asked("start")), visit.asked("each") == "1"
+    listed = await computed(guest_list, guests, filters, start, say, each=each)
     if filters.text and listed.total == 1 and listed.lines[0].guest.id == filters.text.strip():
         return Answer(status=303, location=path_of(filters.text.strip()))
     every = visit.asked("every") if visit.asked("every") in _PERIODS else ""
@@ -64,7 +63,7 @@ async def guests_page(site: Site, visit: Visit, problem: str = "", status: int =
     values: dict[str, Any] = {
         "filters": filters,
         "list": listed,
-        "each": visit.asked("each") == "1",
+        "each": each,
         "every": every,
         "title": _title(filters, listed.guests, visit),
         "url": url,
@@ -109,7 +108,8 @@ async def guest_values(site: Site, visit: Visit, guest_id: str) -> dict[str, Any
         all_guests(visit),
     )
     expected = one.Expectations.of(reference, sets, site.meanings(guest.tee))
-    page = one.guest_page(
+    page = await computed(
+        one.guest_page,
         guest,
         expected,
         others,

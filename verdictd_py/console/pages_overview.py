@@ -9,7 +9,7 @@ from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.console.operations import OperationFailed
 from verdictd_py.console.pages_guests import all_guests
 from verdictd_py.console.requests import Visit
-from verdictd_py.console.site import Answer, Site
+from verdictd_py.console.site import Answer, Site, computed
 from verdictd_py.console.views import ending
 from verdictd_py.console.views.overview import PERIODS, overview
 
@@ -35,7 +35,7 @@ async def overview_values(site: Site, visit: Visit, status: v1.Status) -> dict[s
     ends = [*await _sets(site, visit), *await site.sources.ends(visit.caller)]
     say = visit.language
     return {
-        "view": overview(counts, guests, period, say),
+        "view": await computed(overview, counts, guests, period, say),
         "period": period,
         "periods": [("1h", say("1 hour")), ("24h", say("24 hours")), ("7d", say("7 days"))],
         "status": status,

@@ -8,7 +8,7 @@ from typing import Any, Final
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.console.pages_guests import all_guests
 from verdictd_py.console.requests import Visit
-from verdictd_py.console.site import Answer, Site, gather
+from verdictd_py.console.site import Answer, Site, computed, gather
 from verdictd_py.console.views.reference import matrix
 
 _REFERENCES: Final = "verdictd.v1.ReferenceService"
@@ -27,7 +27,8 @@ async def reference_page(site: Site, visit: Visit, problem: str = "", status: in
         all_guests(visit),
     )
     own = [guest for guest in guests if guest.tee == tee]
-    view = matrix(reference, listed.sets, own, site.measurements(tee), datetime.now(UTC))
+    names = site.measurements(tee)
+    view = await computed(matrix, reference, listed.sets, own, names, datetime.now(UTC))
     values: dict[str, Any] = {
         "tee": tee,
         "tees": site.tees,

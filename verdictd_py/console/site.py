@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import grpc
@@ -17,6 +18,7 @@ from verdictd_py.console.operations import OperationFailed
 from verdictd_py.console.rendering import render
 from verdictd_py.console.requests import Visit
 from verdictd_py.console.sources import Sources
+from verdictd_py.offload import LARGE, offload
 
 STATUS: Final = "verdictd.v1.StatusService/GetStatus"
 
@@ -47,6 +49,9 @@ class Answer:
     location: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
 
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 Page = Callable[["Site", Visit], Awaitable[Answer]]
 Change = Callable[["Site", Visit], Awaitable[str]]
@@ -155,6 +160,15 @@ class Site:
 
 
 _NOTHING: Final[Mapping[str, Any]] = {"standalone": None, "problem": "", "done": ""}
+
+
+async def computed(view: Callable[P, Result], *values: P.args, **named: P.kwargs) -> Result:
+    """Return what a function makes from all guests, in a thread: this takes up to 0.2 s.
+
+    Args:
+        view: a function that uses nothing of the event loop.
+    """
+    return await offload(LARGE, partial(view, *values, **named))
 
 
 async def gather(*calls: Awaitable[Any]) -> list[Any]:

@@ -81,8 +81,9 @@ class Daemon:
     @property
     def stop_seconds(self) -> float:
         """The longest time that `stop` takes, with the writing of the last lines of the log."""
-        # Background work ends, then everything that serves, then the rest, then the log.
-        return self._parts.limits.drain + self._slack + 3 * CLOSE_SECONDS
+        # Background work ends, then everything that serves, the rest, the sinks, and the log.
+        closing = 3 * CLOSE_SECONDS + self._parts.audit.sinks_close_seconds
+        return self._parts.limits.drain + self._slack + closing
 
     @property
     def status(self) -> str:

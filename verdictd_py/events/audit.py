@@ -35,7 +35,7 @@ from verdictd_py.events.budgets import Budgets
 from verdictd_py.events.heads import HeadSigner
 from verdictd_py.events.reserve import Reserve
 from verdictd_py.events.retention import NO_ROTATION, Retention, Rotation
-from verdictd_py.events.sinks.sink import Delivery
+from verdictd_py.events.sinks.sink import CLOSE_SECONDS, Delivery, close_all
 from verdictd_py.events.trailfile import Making, TrailFile
 from verdictd_py.events.trailfiles import TrailFiles
 from verdictd_py.handover import Handover
@@ -159,6 +159,11 @@ class AuditTrail:
         return self._waiting.qsize()
 
     @property
+    def sinks_close_seconds(self) -> float:
+        """The longest time that `close` waits for sinks."""
+        return CLOSE_SECONDS if self._sinks else 0.0
+
+    @property
     def state(self) -> tuple[str, int, str]:
         """Path of the file below the data directory, number of its records, last digest."""
         file = self._files.current
@@ -258,9 +263,8 @@ class AuditTrail:
                 _wake([late])
         state = self.state
         self._files.close()
-        for sink in self._sinks:
-            if lost := sink.close():
-                self._log.record(AuditNotDelivered(sink=sink.name, records=lost))
+        for name, lost in close_all(self._sinks).items():
+            self._log.record(AuditNotDelivered(sink=name, records=lost))
         return state
 
     def record_omitted(self) -> None:

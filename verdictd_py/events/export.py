@@ -42,7 +42,7 @@ def as_text(records: Iterable[AuditRecord]) -> Iterator[str]:
     """Yield one line for each record, in the form of the log."""
     for record in records:
         values = (
-            f"{name}={json.dumps(value)}"
+            f"{escaped(name)}={json.dumps(value)}"
             for name, value in record.fields.items()
             if value is not None
         )

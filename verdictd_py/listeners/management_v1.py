@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 
 import grpc
 
@@ -33,6 +34,9 @@ from verdictd_py.listeners.documents_v1 import DocumentService
 from verdictd_py.listeners.management import Service
 from verdictd_py.offload import offload
 from verdictd_py.ports import Events
+
+GUEST_BYTES: Final = 2048
+"""Rough size of a judgement, so that a thread describes more than 32 of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +292,10 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     ) -> messages.ListGuestsResponse:
         verdict = v1_messages.VERDICTS.get(request.verdict, Verdict.REFUSED)
         judgements = self._history.last(caller, verdict, min(request.limit or MAX_PAGE, MAX_PAGE))
-        return messages.ListGuestsResponse(guests=list(map(v1_messages.guest, judgements)))
+        described = await offload(
+            GUEST_BYTES * len(judgements), lambda: list(map(v1_messages.guest, judgements))
+        )
+        return messages.ListGuestsResponse(guests=described)
 
     @answered()
     async def GetGuest(self, request: messages.GetGuestRequest, caller: Caller) -> messages.Guest:

@@ -8,6 +8,7 @@ the trail.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -87,12 +88,20 @@ class Delivery:
         with self._changed:
             self._lost += records
 
-    def close(self) -> int:
-        """Deliver what waits within `CLOSE_SECONDS`; return the number of records that are lost."""
+    def end(self) -> None:
+        """Have the thread end when it has delivered what waits, or at its next failure."""
         with self._changed:
             self._closing.set()
             self._changed.notify()
-        self._thread.join(CLOSE_SECONDS)
+
+    def close(self, seconds: float | None = None) -> int:
+        """Deliver what waits; return the number of records that are lost.
+
+        Args:
+            seconds: time limit; None for `CLOSE_SECONDS`.
+        """
+        self.end()
+        self._thread.join(CLOSE_SECONDS if seconds is None else seconds)
         with self._changed:
             return self._lost + sum(data.count(b"\n") for data in self._waiting)
 
@@ -123,3 +132,15 @@ class Delivery:
             while not self._waiting and not self._closing.is_set():
                 self._changed.wait()
             return self._waiting[0] if self._waiting else b""
+
+
+def close_all(deliveries: Sequence[Delivery]) -> dict[str, int]:
+    """Close sinks at the same time; return the number of lost records of each, if there are any.
+
+    This takes at most `CLOSE_SECONDS`, however many sinks do not answer.
+    """
+    for each in deliveries:
+        each.end()
+    end = time.monotonic() + CLOSE_SECONDS
+    lost = {each.name: each.close(max(0.0, end - time.monotonic())) for each in deliveries}
+    return {name: records for name, records in lost.items() if records}
