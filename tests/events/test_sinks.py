@@ -259,8 +259,12 @@ def test_a_plug_in_brings_a_sink(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("vendor", f"{__name__}:collector_of", choice.GROUP)
     monkeypatch.setattr(choice, "entry_points", lambda group, name: [point] * (name == "vendor"))
     assert isinstance(sink_of("vendor:x?token=secret"), Collector)
-    (delivery,) = deliveries(["vendor:x?token=secret"])
-    assert "secret" not in delivery.name
+    for text in ("vendor:x?token=secret", "vendor://u:secret@h/x", "vendor:x#secret"):
+        (delivery,) = deliveries([text])
+        assert "secret" not in delivery.name
+    with pytest.raises(ConfigError) as refused:
+        sink_of("unknown://u:secret@h/x?token=secret")
+    assert "secret" not in str(refused.value)
     delivery.close()
 
 

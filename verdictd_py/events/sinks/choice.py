@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
@@ -51,18 +52,18 @@ def sink_of(text: str) -> Sink:
         if make is not None:
             return make(url)
     except ValueError as error:
-        raise ConfigError(f"--audit-sink {text!r}: {error}; write {_FORMS}") from None
+        raise ConfigError(f"--audit-sink {_name(text)!r}: {error}; write {_FORMS}") from None
     for point in entry_points(group=GROUP, name=url.scheme or text):
         plug_in: Callable[[str], Sink] = point.load()
         return plug_in(text)
     raise ConfigError(
-        f"--audit-sink {text!r} names no sink; write {_FORMS}, or install its plug-in"
+        f"--audit-sink {_name(text)!r} names no sink; write {_FORMS}, or install its plug-in"
     )
 
 
 def _name(text: str) -> str:
-    """Return the text without a query, which may contain a secret of a plug-in."""
-    return text.partition("?")[0]
+    """Return the text without user, password, query and fragment, which may be secrets."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", text).partition("?")[0].partition("#")[0]
 
 
 def _unix(url: SplitResult) -> Sink:
