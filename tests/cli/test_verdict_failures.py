@@ -6,10 +6,12 @@ import asyncio
 import os
 import shlex
 import socket
+import socketserver
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,26 +100,34 @@ class TestWithoutBroker:
         assert line.endswith("does not answer as a broker does: is -c right?")
 
     async def test_a_server_of_another_protocol(self, words: tuple[str, ...]) -> None:
-        serving: list[asyncio.Task[None]] = []
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            serving.append(task)
-            await reader.read(1)
-            writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
+        with http_server() as port:
             line = await complaint(f"127.0.0.1:{port}", *words)
-            await asyncio.gather(*serving)
         assert line == (
             f"the server at 127.0.0.1:{port} is an HTTP server, not a client API; give -c the "
             "address of the broker's --client-api"
         )
+
+
+class Refusing(socketserver.BaseRequestHandler):
+    """Answers what may be a request with a refusal of HTTP."""
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):
+            self.request.recv(1)
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+
+@contextmanager
+def http_server() -> Iterator[int]:
+    """Yield the port of an HTTP server, all of whose connections are closed at the end."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield int(server.server_address[1])
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
