@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Ended, run_here
+from tests.support.documents import follows
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import GuestRefused, KeyCreated, KeyDeleted, SecretReleased
 from verdictd_py.events.audit import AuditTrail
@@ -61,7 +62,8 @@ def run(capfdbinary: pytest.CaptureFixture[bytes], *words: str | Path) -> Ended:
 
 
 def found(ended: Ended) -> list[str]:
-    return [json.loads(line)["event"] for line in ended.stdout.splitlines()]
+    follows(ended.json, "audit-record-list")
+    return [item["record"]["event"] for item in ended.json["items"]]
 
 
 @pytest.mark.parametrize(
@@ -104,9 +106,10 @@ def test_a_record_is_displayed_by_its_digest_or_number(
     file = next(path for path in audit.glob("*.jsonl") if "worker" in path.name)
     digest = tail_of(file).digest
     by_digest = run(capfdbinary, "show", digest[:12], audit).json
-    assert (by_digest["event"], by_digest["file"]) == ("audit.head", file.name)
+    follows(by_digest, "audit-record")
+    assert (by_digest["record"]["event"], by_digest["file"]) == ("audit.head", file.name)
     by_number = run(capfdbinary, "show", f"{file.name}:2", audit).json
-    assert by_number["event"] == "secret.released"
+    assert (by_number["record"]["event"], by_number["number"]) == ("secret.released", 2)
     assert run(capfdbinary, "show", "0" * 64, audit).status == 1
     assert "too short" in run(capfdbinary, "show", "ab", audit).complaint(2, PROGRAM)
 

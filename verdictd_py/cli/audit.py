@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import deque
@@ -88,12 +87,14 @@ def build_parser() -> Parser:
         type=Path,
         help="a log of the broker from another host, whose audit.head lines must all agree",
     )
-    verify.add_argument("--json", action="store_true")
+    verify.add_argument("--json", action="store_true", help="output as JSON")
     tail = _action(actions, "tail", "print the last records", _tail)
     tail.add_argument("-n", "--lines", metavar="N", type=int, default=10, help="how many (10)")
     tail.add_argument("-f", "--follow", action="store_true", help="print new records as they come")
     search = _action(actions, "search", "print the records that meet all conditions", _search)
-    search.add_argument("--json", action="store_true", help="as JSON lines")
+    search.add_argument(
+        "--json", action="store_true", help="output as JSON (`export` writes lines)"
+    )
     _action(actions, "show", "print one record with all fields", _show, with_record=True)
     export = _action(actions, "export", "write records for other programs", _export)
     export.add_argument("--format", choices=sorted(FORMATS), default="jsonl")
@@ -244,9 +245,12 @@ def _found(options: argparse.Namespace) -> Iterator[AuditRecord]:
 
 
 def _search(options: argparse.Namespace) -> int:
-    form = FORMATS["jsonl" if options.json else "text"]
+    if options.json:
+        records = [record.as_json() for record in _found(options)]
+        CommandOutput("audit-record-list", records).print(Form.JSON)
+        return EXIT_OK if records else EXIT_REFUSED
     count = 0
-    for line in form(_found(options)):
+    for line in as_text(_found(options)):
         sys.stdout.write(line)
         count += 1
     return EXIT_OK if count else EXIT_REFUSED
@@ -283,18 +287,21 @@ def _show(options: argparse.Namespace) -> int:
     name, colon, number = options.record.rpartition(":")
     if not colon and len(options.record) < MIN_DIGEST_CHARACTERS:
         raise ConfigError(f"{options.record!r} is too short; give 8 digits of a digest or more")
-    shown = 0
+    found = []
     for record in merged(_files(options.paths)):
         if colon:
             is_wanted = (record.file, str(record.number)) == (name, number)
         else:
             is_wanted = str(record.members.get("digest", "")).startswith(options.record)
         if is_wanted:
-            print(json.dumps({**record.members, "file": record.file}, indent=2, sort_keys=True))
-            shown += 1
-    if not shown:
+            found.append(record)
+    if len(found) > 1:
+        raise ConfigError(f"{len(found)} records begin with {options.record!r}; give more digits")
+    if not found:
         print(f"{PROGRAM} show: there is no such record", file=sys.stderr)
-    return EXIT_OK if shown else EXIT_REFUSED
+        return EXIT_REFUSED
+    CommandOutput("audit-record", found[0].as_json()).print(Form.JSON)
+    return EXIT_OK
 
 
 def _export(options: argparse.Namespace) -> int:

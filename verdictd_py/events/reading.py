@@ -56,6 +56,10 @@ class AuditRecord:
     fields: dict[str, Any]
     members: dict[str, Any]
 
+    def as_json(self) -> dict[str, Any]:
+        """Return where the record is, and the record as it is stored."""
+        return {"file": self.file, "number": self.number, "record": self.members}
+
     @property
     def result(self) -> str:
         """Whether the record reports a refusal, a failure, or what happened."""

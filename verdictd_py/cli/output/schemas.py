@@ -40,6 +40,8 @@ REASON: Final = members(rule=TEXT, measured=TEXT, expected=TEXT, text=TEXT)
 """Reason of a report, whose members `Reason.as_json` returns."""
 LINES: Final = array(NUMBER)
 
+_AUDIT_RECORD: Final = members(file=TEXT, number=NUMBER, record=OBJECT)
+
 _RULE: Final = members(
     rule=TEXT,
     state=enum("defined", "undefined", "function", "failed"),
@@ -127,6 +129,11 @@ OFFLINE: Final[dict[str, tuple[str, Schema]]] = {
     "event-log": (
         "a boot event log; `events` only with `show`",
         members(claims=OBJECT, mismatches=array(REASON)),
+    ),
+    "audit-record": ("a record of the audit trail as it is stored", _AUDIT_RECORD),
+    "audit-record-list": (
+        "records of the audit trail in the order of time",
+        members(items=array(_AUDIT_RECORD)),
     ),
     "audit-verification": (
         "whether an audit trail was changed",
