@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from tools import commandlines, contents
-from verdictd_py.cli import daemon, exitstatus, programs
+from tools import contents
+from verdictd_py.cli import commandlines, daemon, exitstatus, programs
 from verdictd_py.cli.completion import tree
 from verdictd_py.cli.completion.shells import SCRIPTS
 from verdictd_py.cli.management.schema import schema
@@ -125,8 +125,8 @@ def commands() -> Iterator[str]:
         "Before the command or behind it (`-p` before it only).\n\n"
         "| option | value | meaning |\n| --- | --- | --- |\n"
     )
-    for action in build_parser()._actions:  # noqa: SLF001  # argparse shows them in no other way
-        if action.option_strings and action.option_strings[-1] not in OPTIONS:
+    for action in commandlines.options(build_parser()):
+        if action.option_strings[-1] not in OPTIONS:
             names, value = "`, `".join(action.option_strings), str(action.metavar or "-")
             yield _row(f"`{names}`", value, str(action.help))
     yield from _more_options()
@@ -145,13 +145,15 @@ def commands() -> Iterator[str]:
 
 def _more_options() -> Iterator[str]:
     """Yield a table of the options that several commands have and that are not their arguments."""
-    common = {name for action in build_parser()._actions for name in action.option_strings}  # noqa: SLF001
+    common = {
+        name for action in commandlines.options(build_parser()) for name in action.option_strings
+    }
     arguments = {command.words: command.arguments for command in COMMANDS}
     used: dict[str, list[str]] = {}
     actions: dict[str, Action] = {}
-    for words, parser in commandlines.parsers():
+    for words, parser in programs.parsers():
         command = words.removeprefix("verdict-py ")
-        for action in commandlines.options(parser) if command in arguments else ():
+        for action in commandlines.own_options(parser) if command in arguments else ():
             names = action.option_strings
             if set(names) - common - arguments[command].keys():
                 used.setdefault(names[-1], []).append(f"`{command}`")
@@ -213,11 +215,11 @@ def command_lines() -> Iterator[str]:
         "refused, 2 wrong command line, unless the command says otherwise.\n"
     )
     listed: dict[str, set[str]] = {}
-    for words, parser in commandlines.parsers():
+    for words, parser in programs.parsers():
         if not words.startswith("verdictd-py "):
             continue
         above = words.rpartition(" ")[0]
-        own = [*commandlines.options(parser)]
+        own = [*commandlines.own_options(parser)]
         listed[words] = {name for action in own for name in action.option_strings}
         inherited = listed.get(above, set()) & listed[words]
         own = [action for action in own if not inherited & set(action.option_strings)]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tools import commandlines
+from verdictd_py.cli import commandlines, programs
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 PAGES = {
     "verdictd-py": "configuration.md",
     "verdict-py": "verdict-py.md",
 }
-PARSERS = dict(commandlines.parsers())
+PARSERS = dict(programs.parsers())
 
 
 def page_of(words: str) -> str:
@@ -31,7 +31,7 @@ def test_every_option_of_help_is_in_the_reference(words: str) -> None:
     page = page_of(words)
     if "The options of `" in page:  # those of the command above are listed there
         page += page_of(words.rpartition(" ")[0])
-    listed = commandlines.options(PARSERS[words])
+    listed = commandlines.own_options(PARSERS[words])
     names = [name for action in listed for name in action.option_strings]
     assert [name for name in names if not re.search(rf"[`[]{name}(?![\w-])", page)] == []
 

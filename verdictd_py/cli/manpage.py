@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from verdictd_py import __version__
+from verdictd_py.cli import commandlines
 from verdictd_py.cli.completion.tree import help_of
 from verdictd_py.cli.exitstatus import statuses
 from verdictd_py.cli.programs import CommandLine, command_lines
@@ -118,20 +119,15 @@ def _lines(program: str, lines: list[CommandLine]) -> Iterator[str]:
 
 def _is_group(command: CommandLine) -> bool:
     """Return whether a command only has commands below it, and no options of its own."""
-    return all(
-        action.dest == "help" or action.nargs == argparse.PARSER
-        for action in command.parser._actions  # noqa: SLF001  # argparse shows them in no other way
-    )
+    parser = command.parser
+    own = (*commandlines.own_options(parser), *commandlines.arguments(parser))
+    return not own and any(commandlines.commands(parser))
 
 
 def _command(command: CommandLine, lines: Sequence[CommandLine]) -> Iterator[str]:
     """Yield the section of a command."""
     words = " ".join(command.words[1:])
-    arguments = [
-        action
-        for action in command.parser._actions  # noqa: SLF001  # argparse shows them in no other way
-        if not action.option_strings and action.nargs != argparse.PARSER
-    ]
+    arguments = list(commandlines.arguments(command.parser))
     placeholders = " ".join(_placeholder(action) for action in arguments)
     yield f".SS {_quoted(words)}"
     yield f".B {_text(words)}"
@@ -159,7 +155,7 @@ def _shared(command: CommandLine, lines: Sequence[CommandLine]) -> frozenset[str
     dests: set[str] = set()
     for line in lines:
         if line.words == command.words[: len(line.words)] and line is not command:
-            dests.update(action.dest for action in line.parser._actions)  # noqa: SLF001  # as below
+            dests.update(action.dest for action in commandlines.options(line.parser))
     return frozenset(dests - _OWN if command.words[0] == "verdictd-py" else dests)
 
 
@@ -167,10 +163,8 @@ _OWN: Final = frozenset(("name", "file"))
 
 
 def _options(parser: argparse.ArgumentParser, skip: frozenset[str] = frozenset()) -> Iterator[str]:
-    for action in parser._actions:  # noqa: SLF001  # as above
-        if not action.option_strings or action.dest in skip or action.dest == "help":
-            continue
-        if action.help == argparse.SUPPRESS:
+    for action in commandlines.own_options(parser):
+        if action.dest in skip:
             continue
         names = ", ".join(f"\\fB{_text(name)}\\fR" for name in action.option_strings)
         value = _placeholder(action) if action.nargs != 0 else ""

@@ -6,12 +6,12 @@ exit statuses. Loading them loads the broker, which takes a second.
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, _SubParsersAction
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 
-from verdictd_py.cli import daemon, verdict
+from verdictd_py.cli import commandlines, daemon, verdict
 from verdictd_py.cli.completion.tree import Node, build
 from verdictd_py.cli.main import COMMANDS
 
@@ -42,6 +42,13 @@ def command_lines(program: str) -> Iterator[CommandLine]:
         yield from _below((program, name), parser)
 
 
+def parsers() -> Iterator[tuple[str, ArgumentParser]]:
+    """Yield the words and the parser of each program and each command."""
+    for program in PROGRAMS:
+        for line in command_lines(program):
+            yield " ".join(line.words), line.parser
+
+
 def parser_of(command: str) -> ArgumentParser:
     """Return the parser of a command of `verdictd-py`."""
     module = import_module(f"verdictd_py.cli.{command.replace('-', '_')}")
@@ -58,10 +65,6 @@ def trees() -> dict[str, Node]:
 
 def _below(words: tuple[str, ...], parser: ArgumentParser) -> Iterator[CommandLine]:
     """Yield the commands of a parser, and their commands."""
-    for action in parser._actions:  # noqa: SLF001  # argparse shows them in no other way
-        if isinstance(action, _SubParsersAction):
-            texts = {choice.dest: choice.help for choice in action._choices_actions}  # noqa: SLF001
-            for name, below in action.choices.items():
-                text = texts.get(name) or below.description or ""
-                yield CommandLine((*words, name), text, below)
-                yield from _below((*words, name), below)
+    for name, text, below in commandlines.commands(parser):
+        yield CommandLine((*words, name), text, below)
+        yield from _below((*words, name), below)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.cli.management.client import BrokerClient, Connection
+from verdictd_py.cli.management.names import documents, sets
 from verdictd_py.tees.registry import DEFAULT_NAME
 
 MAX_NAMES: Final = 2000
@@ -45,39 +46,30 @@ async def _names_at(kind: str, connection: Connection) -> list[str]:
 
 
 async def _keys(client: BrokerClient) -> list[str]:
-    found: list[str] = []
-    token = ""
-    while len(found) < MAX_NAMES:
+    async def page(token: str) -> tuple[list[str], str]:
         request = v1.ListKeysRequest(page_token=token)
         answer = await client.call(client.keys.ListKeys, request)
-        found += [key.name for key in answer.keys]
-        token = answer.next_page_token
-        if not token:
-            break
-    return found
+        return [key.name for key in answer.keys], answer.next_page_token
+
+    return await _first_names(page)
 
 
 async def _resources(client: BrokerClient) -> list[str]:
-    found: list[str] = []
-    token = ""
-    while len(found) < MAX_NAMES:
+    async def page(token: str) -> tuple[list[str], str]:
         request = v1.ListResourcesRequest(page_token=token)
         answer = await client.call(client.resources.ListResources, request)
-        found += [resource.path for resource in answer.resources]
-        token = answer.next_page_token
-        if not token:
-            break
+        return [resource.path for resource in answer.resources], answer.next_page_token
+
+    return await _first_names(page)
+
+
+async def _first_names(page: Callable[[str], Awaitable[tuple[list[str], str]]]) -> list[str]:
+    """Return the names of as many pages as `MAX_NAMES` needs."""
+    found, token = await page("")
+    while token and len(found) < MAX_NAMES:
+        more, token = await page(token)
+        found += more
     return found
-
-
-async def _documents(client: BrokerClient) -> list[str]:
-    answer = await client.call(client.documents.ListDocuments, v1.ListDocumentsRequest())
-    return [document.name for document in answer.documents]
-
-
-async def _sets(client: BrokerClient) -> list[str]:
-    answer = await client.call(client.references.ListSets, v1.ListSetsRequest(tee=DEFAULT_NAME))
-    return [one.name for one in answer.sets]
 
 
 async def _guests(client: BrokerClient) -> list[str]:
@@ -95,11 +87,11 @@ async def _connected(client: BrokerClient) -> list[str]:
     return [guest.id for guest in answer.guests]
 
 
-_LISTS: Final[Mapping[str, Callable[[BrokerClient], Awaitable[list[str]]]]] = {
+_LISTS: Final[Mapping[str, Callable[[BrokerClient], Awaitable[Iterable[str]]]]] = {
     "key": _keys,
     "resource": _resources,
-    "document": _documents,
-    "set": _sets,
+    "document": lambda client: documents(client, ""),
+    "set": lambda client: sets(DEFAULT_NAME)(client, ""),
     "guest": _guests,
     "connected": _connected,
 }

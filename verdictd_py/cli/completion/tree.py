@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 
+from verdictd_py.cli import commandlines
+
 FILE: Final = Path(__file__).with_name("tree.json")
 
 REPEATED: Final = ("*", "+", argparse.REMAINDER)
@@ -151,25 +153,17 @@ def build(parser: argparse.ArgumentParser, text: str = "") -> Node:
 
     An attribute `completes` of an action has the kind of its value, if argparse does not tell.
     """
-    options: list[Option] = []
-    arguments: list[Value] = []
-    commands: dict[str, Node] = {}
-    for action in parser._actions:  # noqa: SLF001  # argparse shows them in no other way
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # as above
-            texts = {choice.dest: choice.help for choice in action._choices_actions}  # noqa: SLF001
-            for name, below in action.choices.items():
-                commands[name] = build(below, texts.get(name) or below.description or "")
-        elif action.option_strings:
-            repeatable = isinstance(
-                action,
-                (argparse._AppendAction, argparse._ExtendAction),  # noqa: SLF001  # as above
-            )
-            options.append(
-                Option(tuple(action.option_strings), help_of(action), _value(action), repeatable)
-            )
-        else:
-            arguments.append(_value(action))
-    return Node(" ".join(text.split()), tuple(options), tuple(arguments), commands)
+    return Node(
+        " ".join(text.split()),
+        tuple(_option(action) for action in commandlines.options(parser)),
+        tuple(_value(action) for action in commandlines.arguments(parser)),
+        {name: build(below, about) for name, about, below in commandlines.commands(parser)},
+    )
+
+
+def _option(action: argparse.Action) -> Option:
+    repeatable = isinstance(action, (argparse._AppendAction, argparse._ExtendAction))  # noqa: SLF001
+    return Option(tuple(action.option_strings), help_of(action), _value(action), repeatable)
 
 
 def help_of(action: argparse.Action) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
-from argparse import Action, ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
+
+from verdictd_py.cli import commandlines
 
 MAX_SECONDS: Final = 86_400.0
 _OPTION: Final = "--timeout"
@@ -22,15 +24,8 @@ class TimeExpired(BaseException):  # no handler of errors may take it for a prob
 
 def add_timeout(parser: ArgumentParser) -> None:
     """Add the option to a parser, or to each of its actions."""
-    choices = [_choices(action) for action in parser._actions if _choices(action)]  # noqa: SLF001
-    for leaf in [leaf for found in choices for leaf in found] or [parser]:
+    for leaf in [below for _, _, below in commandlines.commands(parser)] or [parser]:
         leaf.add_argument(_OPTION, metavar="S", type=_seconds, help="seconds (no limit)")
-
-
-def _choices(action: Action) -> list[ArgumentParser]:
-    """Return the parsers of the actions, if this argument names one."""
-    found = action.choices.values() if isinstance(action.choices, dict) else ()
-    return [choice for choice in found if isinstance(choice, ArgumentParser)]
 
 
 def _seconds(text: str) -> float:
