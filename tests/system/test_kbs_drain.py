@@ -6,7 +6,6 @@ The limit for requests in flight is so long that a stop that waits for it never 
 from __future__ import annotations
 
 import asyncio
-import sys
 
 import pytest
 
@@ -72,18 +71,6 @@ async def test_an_incomplete_request_is_aborted_at_the_limit(broker: RunningBrok
         assert await busy.closed()
     assert not broker.events.named("request.answered", "warning.bug")
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-
-
-async def test_a_request_needs_no_task_of_its_own(broker: RunningBroker) -> None:
-    """Before Python 3.12, a task for each request costs two rounds of the event loop."""
-    before = asyncio.all_tasks()
-    async with linked(broker) as busy:
-        await begun(busy)
-        (connection,) = broker.kbs._acceptor._tasks.values()
-        assert connection is not None
-        opened = asyncio.all_tasks() - before
-        of_request = 1 if sys.version_info >= (3, 12) else 0
-        assert len(opened - set(broker.kbs._acceptor._tasks) - {connection.serving}) == of_request
 
 
 async def test_half_a_header_is_not_a_request_in_flight(broker: RunningBroker) -> None:

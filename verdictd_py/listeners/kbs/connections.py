@@ -6,12 +6,11 @@ import asyncio
 import logging
 import socket
 import ssl
-import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
@@ -73,32 +72,6 @@ _SILENT: Final = logging.getLogger("verdictd_py.http")
 """Logger for the library that discards everything: the library would log what clients sent."""
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
-
-
-_STARTS_EAGERLY: Final = sys.version_info >= (3, 12)
-"""Whether the library starts the task of a request without a round of the event loop."""
-
-
-class _Loop:
-    """The event loop as the library sees it, where a request has no task of its own.
-
-    A task takes two rounds of the loop. It would separate the context variables of the requests of
-    a connection, so a handler must set those that it reads.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.call_at = loop.call_at  # for each request; `__getattr__` takes ten times as long
-        self.create_future = loop.create_future
-        self.time = loop.time
-
-    @staticmethod
-    def create_task(request: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
-        """Return the coroutine of a request, which the library awaits at once."""
-        return request
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # of any type
-        return getattr(self._loop, name)
 
 
 class Connection(web.RequestHandler):
@@ -191,8 +164,6 @@ class Connection(web.RequestHandler):
         self._gate = GatedTransport(self._tcp)
         self._tls = transport.get_extra_info("sslcontext") is not None
         super().connection_made(cast("asyncio.Transport", self._gate))
-        if not _STARTS_EAGERLY:  # from now on, the library makes tasks for requests only
-            self._loop = cast("asyncio.AbstractEventLoop", _Loop(self._loop))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
