@@ -56,3 +56,22 @@ def test_records_that_are_not_displayed_are_not_collected(
     write(tmp_path, "1.jsonl", range(5000))
     search(tmp_path, AuditSearch())
     assert most <= audittrail.MAX_RECORDS + 2
+
+
+def test_a_line_that_is_not_a_record_is_displayed(tmp_path: Path) -> None:
+    """It may be what is left of a record that was changed."""
+    write(tmp_path, "1.jsonl", range(1))
+    with (tmp_path / "1.jsonl").open("a") as stream:
+        stream.write("{not a record\n")
+    found = search(tmp_path, AuditSearch())
+    assert [record.event for record in found.records] == ["key.created", "unreadable"]
+
+
+def test_a_compressed_file_is_listed_and_makes_the_view_incomplete(tmp_path: Path) -> None:
+    write(tmp_path, "2.jsonl", range(1))
+    (tmp_path / "1.jsonl.gz").write_bytes(b"")
+    found = search(tmp_path, AuditSearch(event="key.*"))
+    assert [name for name, _ in found.files] == ["2.jsonl", "1.jsonl.gz"]
+    assert (len(found.records), found.complete) == (1, False)
+    assert search(tmp_path, AuditSearch(event="guest.*")).records == ()
+    assert search(tmp_path, AuditSearch(until="2026-11-27T000000")).records == ()

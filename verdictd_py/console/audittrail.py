@@ -6,19 +6,18 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from verdictd_py.errors import StorageError
+from verdictd_py.events import reading
+from verdictd_py.events.scan import COMPRESSED, files_of
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 """The newest bytes of the trail that a search reads, of all files together."""
 
 MAX_RECORDS: Final = 100
 MAX_FILES: Final = 200
-
-_PATTERN: Final = "*.jsonl"
 
 _SUMMARY: Final = ("kid", "path", "name", "file", "values", "code", "caller", "appraisal", "peer")
 """Fields that say most about a record, in this order."""
@@ -39,18 +38,18 @@ class AuditSearch:
     since: str = ""
     until: str = ""
 
-    def admits(self, record: AuditRecord) -> bool:
+    def admits(self, record: reading.AuditRecord) -> bool:
+        conditions = reading.Filter(events=(self.event,) if self.event else (), text=self.text)
         return (
-            (not self.event or fnmatchcase(record.event, self.event))
-            and (not self.since or record.time >= self.since)
+            (not self.since or record.time >= self.since)
             and (not self.until or record.time < self.until)
-            and (not self.text or any(self.text in value for _, value in record.fields))
+            and conditions.admits(record)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """A record; fields are texts by name."""
+    """A record as it is displayed; fields are texts by name."""
 
     file: str
     number: int
@@ -58,6 +57,19 @@ class AuditRecord:
     event: str
     digest: str
     fields: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, record: reading.AuditRecord) -> AuditRecord:
+        """Return the texts of a record, which may have been changed."""
+        number, digest = record.members.get("number"), record.members.get("digest")
+        return cls(
+            record.file,
+            number if isinstance(number, int) else record.number,
+            record.time,
+            record.event,
+            digest if isinstance(digest, str) else "",
+            tuple((name, _text(value)) for name, value in record.fields.items()),
+        )
 
     @property
     def summary(self) -> str:
@@ -85,21 +97,24 @@ class AuditView:
 def search(directory: Path, wanted: AuditSearch) -> AuditView:
     """Search the newest records. This reads files, so that it takes a thread.
 
+    Compressed files are listed, and not read.
+
     Raises:
         StorageError: the trail cannot be read.
     """
     try:
-        paths = sorted(directory.glob(_PATTERN), reverse=True)
+        paths = sorted(files_of(directory), reverse=True)
         sizes = [(path, path.stat().st_size) for path in paths[:MAX_FILES]]
         found: list[AuditRecord] = []
         left, complete = MAX_BYTES, len(paths) <= MAX_FILES
         for path, size in sizes:
-            if left <= 0:
+            if left <= 0 or path.suffix == COMPRESSED:
                 complete = False
-                break
+                continue
             complete = complete and size <= left
             matching = (r for r in _records(path, min(size, left)) if wanted.admits(r))
-            found += deque(matching, MAX_RECORDS)  # a file has its newest records at its end
+            # A file has its newest records at its end.
+            found += deque(map(AuditRecord.of, matching), MAX_RECORDS)
             left -= size
     except OSError as error:
         raise StorageError(f"the audit trail cannot be read: {error.strerror}") from error
@@ -108,33 +123,18 @@ def search(directory: Path, wanted: AuditSearch) -> AuditView:
     return AuditView(files, tuple(found[:MAX_RECORDS]), complete=complete)
 
 
-def _records(path: Path, last_bytes: int) -> Iterator[AuditRecord]:
-    """Return the records in the last bytes of a file; lines that are not records are omitted."""
+def _records(path: Path, last_bytes: int) -> Iterator[reading.AuditRecord]:
+    """Return the records in the last bytes of a file.
+
+    Their numbers count from the first of these lines.
+    """
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(size - min(size, last_bytes))
-        data = stream.read(last_bytes)
-    lines = data.split(b"\n")
-    for line in lines[1:] if size > last_bytes else lines:
-        record = _record(path.name, line)
-        if record is not None:
-            yield record
-
-
-def _record(file: str, line: bytes) -> AuditRecord | None:
-    try:
-        members: dict[str, Any] = json.loads(line)
-        fields = members["fields"]
-        return AuditRecord(
-            file,
-            int(members["number"]),
-            str(members["time"]),
-            str(members["event"]),
-            str(members["digest"]),
-            tuple((name, _text(value)) for name, value in fields.items()),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+        lines = stream.read(last_bytes).split(b"\n")
+    for number, line in enumerate(lines[1:] if size > last_bytes else lines):
+        if line:
+            yield reading.read_line(path.name, number, line)
 
 
 def _text(value: object) -> str:

@@ -311,7 +311,7 @@ class ConsoleListener:
         """Return the session of the person who sent a request."""
         if self._identity.context is None:
             return self._sessions.of_secret(request.cookies.get(_SESSION_COOKIE, ""))
-        if request.transport is None:  # the client has disconnected; nobody gets the answer
+        if request.transport is None:  # the client has disconnected, so no answer is sent
             return None
         digest, caller = self._identity.certified(request.transport)
         return self._sessions.of_certificate(digest, caller)
