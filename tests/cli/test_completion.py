@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -311,9 +311,9 @@ def test_a_server_that_never_answers_ends_the_completion_without_output(tmp_path
     """Without the limit, the call would wait for a day, and the limit of `run` ends the test."""
     path = programs(tmp_path)
     words = ("--timeout", "86400", "key", "show", "--", "")
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with ExitStack() as connections, socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        thread = threading.Thread(target=_begin_http2, args=(server,), daemon=True)
+        thread = threading.Thread(target=_begin_http2, args=(server, connections), daemon=True)
         thread.start()
         done = subprocess.run(
             ["", "complete", "fish", "-c", f"127.0.0.1:{port}", *words],
@@ -323,17 +323,17 @@ def test_a_server_that_never_answers_ends_the_completion_without_output(tmp_path
             timeout=120,
             check=False,
         )
+        server.shutdown(socket.SHUT_RDWR)  # ends `accept`
+        thread.join()
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def _begin_http2(server: socket.socket) -> None:
+def _begin_http2(server: socket.socket, connections: ExitStack) -> None:
     """Accept connections, and send the settings of HTTP/2 and nothing else."""
-    accepted = []
     with suppress(OSError):
         while True:
-            connection, _ = server.accept()
+            connection = connections.enter_context(server.accept()[0])
             connection.sendall(bytes.fromhex("000000040000000000"))  # RFC 9113, empty SETTINGS
-            accepted.append(connection)
 
 
 @pytest.mark.parametrize("shell_name", SCRIPTS)
