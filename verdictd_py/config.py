@@ -172,6 +172,7 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
+    reload_on_change: bool = False
     workers: int | Literal["auto"] = 1
 
     @field_validator("workers", mode="before")
