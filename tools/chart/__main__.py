@@ -30,20 +30,27 @@ _TYPES: Final = {bool: "boolean", int: "integer", str: "string", list: "array", 
 
 
 def main(argv: list[str]) -> int:
-    files = {CHART / name: text for name, text in generated().items()}
-    if shutil.which("helm"):
-        files[KUSTOMIZE / "verdictd-py.yaml"] = rendered(files)
-    else:
+    check = argv == ["check"]
+    stale = _write({CHART / name: text for name, text in generated().items()}, check=check)
+    if not shutil.which("helm"):
         print("WARNING: helm is missing: the manifests for kubectl are not rendered")
+    elif not (check and stale):  # they are rendered from the other files
+        stale |= _write({KUSTOMIZE / "verdictd-py.yaml": rendered()}, check=check)
+    return int(check and stale)
+
+
+def _write(files: dict[Path, str], *, check: bool) -> bool:
+    """Write files whose content differs, or only report them; return whether there was one."""
     different = [f for f, text in files.items() if not f.is_file() or f.read_text() != text]
     for file in different:
-        if argv == ["check"]:
-            print(f"{file.relative_to(ROOT)} is not what its sources give: ./dev chart")
+        name = file.relative_to(ROOT)
+        if check:
+            print(f"{name} is not what its sources give: ./dev chart")
         else:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(files[file])
-            print(file.relative_to(ROOT))
-    return int(argv == ["check"] and bool(different))
+            print(name)
+    return bool(different)
 
 
 def generated() -> dict[str, str]:
@@ -110,11 +117,8 @@ def table() -> Iterator[str]:
     yield "\n"
 
 
-def rendered(files: dict[Path, str]) -> str:
+def rendered() -> str:
     """Return the manifests for `kubectl apply -k`; the image is set in the kustomization."""
-    for file, text in files.items():
-        if not file.is_file() or file.read_text() != text:
-            return "the other files come first: run ./dev chart again\n"
     command = [
         *("helm", "template", "verdictd-py", str(CHART), "--namespace", "verdictd-py"),
         *("--kube-version", KUBERNETES, "--skip-tests"),
