@@ -1,0 +1,53 @@
+"""The command line: `./dev packages [--arch ARCH] [--output DIR] [--sign KEY]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.packages.stage import stage
+from tools.packages.wheels import ARCHITECTURES, ROOT, collect
+
+
+def main(argv: Sequence[str]) -> int:
+    """Build both packages, and print their paths and sizes."""
+    parser = argparse.ArgumentParser(
+        prog="./dev packages",
+        description="Build a deb and an rpm with nfpm. They carry the wheels for Python 3.11 to "
+        "3.14. Two builds of one commit give the same bytes.",
+    )
+    parser.add_argument("--arch", choices=ARCHITECTURES, default="amd64")
+    parser.add_argument("--output", type=Path, default=ROOT / ".cache" / "packages" / "dist")
+    parser.add_argument("--sign", type=Path, metavar="KEY", help="OpenPGP secret key, armored")
+    options = parser.parse_args(argv)
+    os.environ.setdefault("SOURCE_DATE_EPOCH", _commit_time())
+    options.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        wheels = collect(options.arch, place / "built", ROOT / ".cache" / "packages")
+        config = stage(place / "root", wheels, options.arch, options.sign)
+        for kind in ("deb", "rpm"):
+            _nfpm("package", "-f", str(config), "-p", kind, "-t", str(options.output))
+    for file in sorted(options.output.glob("verdictd-py*")):
+        print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _commit_time() -> str:
+    command = ("git", "-C", str(ROOT), "log", "-1", "--format=%ct")
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _nfpm(*arguments: str) -> None:
+    # nfpm is not among the developers' packages: `./dev packages` installs it into .cache.
+    program = ROOT / ".cache" / "packages" / "nfpm" / "bin" / "nfpm"
+    subprocess.run([program, *arguments], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
