@@ -180,7 +180,7 @@ def build_daemon(
         health=health,
         about=about,
         closing=(
-            base.collateral.close,
+            base.close,
             guests.close,
             presence.close,
             history.close,

@@ -101,6 +101,7 @@ class Foundation:
         connections: division of the descriptors of the process.
         changes: announced changes after which connected guests are appraised again.
         meter: measures connections; None if nothing is measured.
+        directory: the data directory.
     """
 
     settings: Settings
@@ -113,6 +114,7 @@ class Foundation:
     changes: Changes
     collateral: CollateralService
     cases: UseCases
+    directory: Directory
     meter: Meter | None = None
 
     @classmethod
@@ -174,8 +176,14 @@ class Foundation:
             changes,
             collateral,
             cases,
+            directory,
             meter,
         )
+
+    async def close(self) -> None:
+        """Close what the use cases have open. Everything that uses them has stopped."""
+        self.directory.close()
+        await self.collateral.close()
 
     def apply(self, new: Settings, connections: Connections) -> None:
         """Put the limits of new settings in force."""

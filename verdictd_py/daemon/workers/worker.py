@@ -194,7 +194,7 @@ class GuestWorker:
         await release(
             self.supervisor,
             self._listeners,
-            (self._base.collateral.close,),
+            (self._base.close,),
             self._base.audit,
             seconds=seconds,
         )
