@@ -14,9 +14,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NoReturn
 
+import grpc
 import pytest
 import trustme
 from cryptography import x509
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.kbs import PATH, SECRET, url_of
@@ -271,6 +273,26 @@ async def test_an_http_answer_names_its_connection(broker: RunningBroker) -> Non
     event = broker.events.events[-1]
     assert event.spec.name == "request.unattested"
     assert answer.headers["X-Connection-Id"] == event.correlation.id
+
+
+async def test_calls_of_grpc_are_counted_by_status_also_those_without_an_event(
+    broker: RunningBroker,
+) -> None:
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        await health.Check(health_pb2.HealthCheckRequest())
+        with pytest.raises(grpc.aio.AioRpcError):
+            await health.Check(health_pb2.HealthCheckRequest(service="none"))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary("/verdictd.v1.Nothing/Call", bytes, bytes)(b"")
+        watching = health.Watch(health_pb2.HealthCheckRequest())
+        await watching.read()
+        watching.cancel()
+        calls = "verdictd_grpc_calls_total"
+        found = await settled(broker, calls, 1, status="cancelled")
+    for name in ("ok", "not-found", "unimplemented"):
+        assert found.value(calls, listener="client_api", status=name) == 1
+    assert found.value(calls) == 4
 
 
 async def test_the_reference_lists_what_the_page_has(broker: RunningBroker) -> None:

@@ -42,6 +42,7 @@ from verdictd_py.daemon.readings import Sources
 from verdictd_py.daemon.reload import LiveSettings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.daemon.systemd import passed_sockets
+from verdictd_py.daemon.tracing import Tracing
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.cores import worker_count
 from verdictd_py.errors import ConfigError
@@ -87,6 +88,10 @@ def build_daemon(
     if settings.status is not None:
         metrics = BrokerMetrics(tees, count if count > 1 else 0)
         events = metrics.events(events)
+    meter = None if metrics is None else metrics.own.meter
+    tracing = Tracing.of(settings, events)
+    if tracing is not None:
+        events, meter = tracing.events, tracing.meter(meter)
     records = Records.of(settings, unsafe, events)
     records.deciding.require_own()
     protected = protection(settings, unsafe)
@@ -108,7 +113,7 @@ def build_daemon(
         connections=connections,
         changes=changes,
         clock=clock,
-        meter=None if metrics is None else metrics.own.meter,
+        meter=meter,
     )
     presence = Presence(directory, clock)
     about = About(
@@ -185,6 +190,7 @@ def build_daemon(
             presence.close,
             history.close,
             *(() if status is None else (status.close,)),
+            *(() if tracing is None else (tracing.close,)),
             *(() if metrics is None else (metrics.close,)),
         ),
         limits=base.limits,

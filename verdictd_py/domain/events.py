@@ -747,6 +747,13 @@ class LogFlood(Event):
     lines: Annotated[int, FieldInfo("Number of lines that were omitted.")]
 
 
+@event("trace.dropped", level=Level.WARNING)
+class TraceDropped(Event):
+    """Traces were dropped: the collector of `--traces` was too slow, or could not be reached."""
+
+    requests: Annotated[int, FieldInfo("Number of requests without a trace.")]
+
+
 @event("connection.refused", by_peers=True)
 class ConnectionRefused(Event):
     """A connection was closed because there are too many, or could not be accepted."""

@@ -68,11 +68,15 @@ class CountedConnections:
     def connected(self, listener: str) -> None:
         self._numbers.add(families.CONNECTIONS, (listener,))
 
-    def observer(self, listener: str, connection: str) -> Callable[[str, int], None]:
+    def called(self, listener: str, status: str) -> None:
+        self._numbers.add(families.CALLS, (listener,), (status,))
+
+    def observer(self, listener: str, connection: str) -> Callable[[str, int, int], None]:
         observe = self._numbers.observe_at
         places = self._stages.get(listener) or self._places(listener)
 
-        def stage(name: str, nanoseconds: int) -> None:
+        def stage(name: str, nanoseconds: int, total: int) -> None:
+            del total
             first, exemplars = places[name]
             observe(first, exemplars, nanoseconds / 1e9, connection)
 
@@ -195,6 +199,10 @@ def _flood(numbers: Numbers, event: Event) -> None:
     numbers.add(families.LOG_OMITTED, amount=cast("known.LogFlood", event).lines)
 
 
+def _untraced(numbers: Numbers, event: Event) -> None:
+    numbers.add(families.UNTRACED, amount=cast("known.TraceDropped", event).requests)
+
+
 _COUNTERS: Final[Mapping[type[Event], Callable[[Numbers, Event], None]]] = {
     known.GuestAccepted: _appraised("accepted"),
     known.GuestRefused: _appraised("refused"),
@@ -215,4 +223,5 @@ _COUNTERS: Final[Mapping[type[Event], Callable[[Numbers, Event], None]]] = {
     known.CollateralNotRenewed: _fetched("failed"),
     known.LogDropped: _dropped,
     known.LogFlood: _flood,
+    known.TraceDropped: _untraced,
 }
