@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -18,9 +19,12 @@ import grpc
 import pytest
 import trustme
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.broker import KEY, KID, RunningBroker
+from tests.support.clock import elapse_until
 from tests.support.kbs import PATH, SECRET, url_of
 from tests.support.metrics import get, scrape, settled
 from tests.support.rcar_guests import connected, tdx_guest
@@ -364,7 +368,16 @@ async def test_a_change_of_a_policy_changes_its_revision(broker: RunningBroker) 
 
 @pytest.fixture
 def broker_settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Path]:
-    """A certificate for HTTP guests, for the test of its end."""
+    """A certificate for HTTP guests, or sessions in a file, for the tests of them."""
+    if "sessions_in_a_file" in request.node.name:
+        key = tmp_path / "token-key.pem"
+        key.touch(mode=0o600)
+        key.write_bytes(
+            ec.generate_private_key(ec.SECP256R1()).private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+            )
+        )
+        return {"kbs_token_key": key, "kbs_sessions": tmp_path / "sessions"}
     if "certificate" not in request.node.name:
         return {}
     issued = trustme.CA().issue_cert("127.0.0.1")
@@ -381,6 +394,32 @@ async def test_the_end_of_a_certificate_is_known(broker: RunningBroker, tmp_path
     name = "verdictd_certificate_expiry_timestamp_seconds"
     end = certificate.not_valid_after_utc.timestamp()
     assert found.value(name, listener="kbs_http") == end
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.broker(kbs=True, status="127.0.0.1:0", workers=2), id="workers"
+        ),
+    ],
+)
+async def test_sessions_in_a_file_are_counted_and_the_end_of_a_token_is_known(
+    broker: RunningBroker, shared: bool
+) -> None:
+    before = (await scrape(broker)).value("verdictd_token_expiry_timestamp_seconds")
+    assert before == 0
+    async with connected(url(broker), tdx_guest(broker.platform)) as session:
+        await session.resource(PATH)
+        if not shared:
+            counts = broker.kbs.session_counts
+            assert counts is not None
+            await elapse_until(lambda: counts() == (0, 1))
+            await settled(broker, "verdictd_stored_sessions", 1, state="token")
+    found = await settled(broker, "verdictd_attested_sessions_total", 1)
+    end = found.value("verdictd_token_expiry_timestamp_seconds")
+    assert broker.now.timestamp() + 299 < end < time.time() + 301
 
 
 async def test_an_internal_error_is_an_answer_and_an_event(

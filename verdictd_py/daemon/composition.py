@@ -49,7 +49,7 @@ from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import management, management_v1
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener, Register
-from verdictd_py.listeners.kbs.certificates import ServerCertificate
+from verdictd_py.listeners.kbs.certificates import ServerCertificate, first_end
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
@@ -273,6 +273,7 @@ def _sources(  # the parts that gauges are read from
         workers=lambda: (0, 0) if workers is None else (workers.count, len(workers.numbers)),
         collateral=lambda: base.collateral.validity,
         certificates=certificates,
+        client_ca=lambda: None if protected.tls is None else first_end(protected.tls.current.ca),
         unsafe=len(base.unsafe.chosen()),
     )
 

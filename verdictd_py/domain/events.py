@@ -112,11 +112,12 @@ CollateralDigest = Annotated[
 
 @event("documents.used", audit=Audit.YES)
 class DocumentsUsed(Event):
-    """Policy and reference data decide about a guest for the first time in this process."""
+    """A policy and its data decide for the first time in this process: guests, or releases."""
 
-    tee: TeeName
+    tee: TeeName | None = None
     policy: PolicyDigest
-    reference: ReferenceDigest
+    reference: ReferenceDigest | None = None
+    data: ReleaseDataDigest | None = None
 
 
 @event("collateral.used", audit=Audit.LIMITED)

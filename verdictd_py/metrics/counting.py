@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
@@ -168,7 +169,10 @@ def _answered(numbers: Numbers, event: Event) -> None:
     if answered.command == "POST /auth":
         numbers.add(families.CHALLENGES)
     elif answered.command == "POST /attest":
+        from verdictd_py.protocols.rcar.tokens import LIFETIME  # noqa: PLC0415  # loaded already
+
         numbers.add(families.SESSIONS)
+        numbers.set(families.TOKEN_EXPIRY, value=time.time() + LIFETIME.total_seconds())
 
 
 def _failed(numbers: Numbers, event: Event) -> None:

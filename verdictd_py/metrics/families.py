@@ -150,6 +150,7 @@ ENDS: Final = "verdictd_connection_ends"
 LIMITED: Final = "verdictd_limit_refusals"
 CHALLENGES: Final = "verdictd_challenges"
 SESSIONS: Final = "verdictd_attested_sessions"
+TOKEN_EXPIRY: Final = "verdictd_token_expiry_timestamp_seconds"  # noqa: S105  # a name
 STORED_SESSIONS: Final = "verdictd_stored_sessions"
 FETCHES: Final = "verdictd_collateral_fetches"
 AUDIT_RECORDS: Final = "verdictd_audit_records"
@@ -239,9 +240,15 @@ def families(tees: Sequence[str]) -> tuple[Family, ...]:
         Family(CHALLENGES, counter, "Challenges that HTTP guests received."),
         Family(SESSIONS, counter, "HTTP guests that received a token."),
         Family(
+            TOKEN_EXPIRY,
+            gauge,
+            "Time at which the token that was issued last expires.",
+            largest=True,
+        ),
+        Family(
             STORED_SESSIONS,
             gauge,
-            "Sessions of HTTP guests that are stored in memory now.",
+            "Sessions of HTTP guests that are stored now. Those in a file are counted every 10 s.",
             (Axis.closed("state", ("challenge", "token")),),
             largest=True,
         ),

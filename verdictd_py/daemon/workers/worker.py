@@ -112,9 +112,6 @@ class GuestWorker:
         )
         if self.metrics is not None:
             self.metrics.watch_audit(base.audit)
-            if share.sessions is not None:
-                sessions = share.sessions
-                self.metrics.watch_sessions(lambda: sessions.counts)
         share.connect(base.cases.connected)
         self._changes.forward = partial(channel.notify, "changed")
         self._examine = asyncio.Event()
@@ -134,6 +131,8 @@ class GuestWorker:
             self._listeners += (http,)
             self._files = http.files
             http.parts = self.parts
+            if self.metrics is not None and http.session_counts is not None:
+                self.metrics.watch_sessions(http.session_counts)
         self._health = Health(checks, _WithoutReadiness(base.audit))
         self.supervisor = Supervisor(base.audit, on_failure=on_failure)
 
