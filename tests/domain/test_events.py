@@ -25,7 +25,7 @@ DEBUG = {"connection.probed"}
 WARNINGS = {
     "audit.continued", "audit.not-delivered", "audit.not-kept", "change.failed",
     "console.refused", "guest.not-judged", "guest.refused",
-    "log.dropped", "release.refused", "request.failed",
+    "log.dropped", "trace.dropped", "release.refused", "request.failed",
     "unsafe.option", "warning.collateral", "warning.content",
     "warning.document",
     "warning.environment",

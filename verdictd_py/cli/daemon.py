@@ -135,6 +135,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--audit-keep-days",), "DAYS", "remove audit files after so long, with a proof (never)"),
     (("--audit-keep-bytes",), "N", "remove the oldest audit files beyond this size (no limit)"),
     (("--status",), "ADDR", "HTTP listener of /metrics, /livez and /readyz (not given)"),
+    (("--traces",), "URL", "OpenTelemetry collector that receives traces, OTLP (not given)"),
     (("--log-format",), "NAME", "text or json (text)"),
     (("--log-level",), "NAME", "least urgent level of the log: debug, info, warning, error (info)"),
     (

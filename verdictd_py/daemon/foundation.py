@@ -103,6 +103,7 @@ class Foundation:
         changes: announced changes after which connected guests are appraised again.
         meter: measures connections; None if nothing is measured.
         sealing: seals stored objects; None if they are plain.
+        directory: the data directory.
     """
 
     settings: Settings
@@ -115,6 +116,7 @@ class Foundation:
     changes: Changes
     collateral: CollateralService
     cases: UseCases
+    directory: Directory
     meter: Meter | None = None
     sealing: Sealing | None = None
 
@@ -179,9 +181,15 @@ class Foundation:
             changes,
             collateral,
             cases,
+            directory,
             meter,
             sealing,
         )
+
+    async def close(self) -> None:
+        """Close what the use cases have open. Everything that uses them has stopped."""
+        self.directory.close()
+        await self.collateral.close()
 
     def apply(self, new: Settings, connections: Connections) -> None:
         """Put the limits of new settings in force."""
