@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "audit": "verify an audit trail; find and export its records",
     "collateral": "fetch, display and verify collateral for an air-gapped site",
     "completion": "complete this program's command line in bash, zsh, fish, PowerShell or tcsh",
+    "config": "write, check and display the configuration; starts nothing",
     "demo": "a broker and its guests on loopback, without hardware, in a minute",
     "eventlog": "display a guest's boot event log, and verify it against a quote",
     "guest": "a reference guest: attest, then request a key or a resource",

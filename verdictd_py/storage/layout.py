@@ -104,12 +104,8 @@ def share_audit(path: Path, mode: str, group: str | None) -> None:
             the remedy.
     """
     audit = path / AUDIT
+    refuse_group_without_effect(mode, group)
     if mode == "0600":
-        if group is not None:
-            raise ConfigError(
-                "--audit-group has no effect while only this user may read audit files; "
-                "add --audit-mode 0640, or remove it"
-            )
         return
     try:
         gid = os.getegid() if group is None else grp.getgrnam(group).gr_gid
@@ -129,6 +125,19 @@ def share_audit(path: Path, mode: str, group: str | None) -> None:
         raise ConfigError(
             f"the group {name} cannot reach {audit}; run 'chgrp {name} {path}' and "
             f"'chmod g+x {path}'"
+        )
+
+
+def refuse_group_without_effect(mode: str, group: str | None) -> None:
+    """Refuse a group of audit files that only this user may read.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if mode == "0600" and group is not None:
+        raise ConfigError(
+            "--audit-group has no effect while only this user may read audit files; "
+            "add --audit-mode 0640, or remove it"
         )
 
 
