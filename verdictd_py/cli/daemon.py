@@ -136,6 +136,21 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     ),
 )
 
+SETTINGS_OF_TEES: Final[dict[str, tuple[str, str, object]]] = {
+    "verifier": (
+        "TEEs to serve; without it, tdx at once and each other TEE once a measurement is pinned.",
+        "list of names",
+        ["tdx", "sgx"],
+    ),
+    "attester": ("Evidence that the broker presents about itself.", "nullattester or tdx", "tdx"),
+    "allow_rtmr3_mismatch": (
+        "Whether guests may extend RTMR3 without an entry in their event log.",
+        "true or false",
+        True,
+    ),
+}
+"""Sentence, unit and example of settings whose texts name TEEs, see `cli.config.explained`."""
+
 UNSAFE_OPTIONS: Final = (
     (("--insecure-nullverifier",), _SWITCH, "with --verifier nullverifier: secrets for any client"),
     (("--insecure-client-api",), _SWITCH, "client API without TLS off loopback: for any client"),

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "completion": "complete this program's command line in bash, zsh, fish, PowerShell or tcsh",
     "config": "write, check and display the configuration; starts nothing",
     "demo": "a broker and its guests on loopback, without hardware, in a minute",
+    "doctor": "whether this host and these settings let the broker start and serve guests",
     "eventlog": "display a guest's boot event log, and verify it against a quote",
     "guest": "a reference guest: attest, then request a key or a resource",
     "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",

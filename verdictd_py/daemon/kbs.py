@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -277,13 +278,24 @@ def _admins(settings: Settings, tokens: Tokens) -> AdminKeys:
     if settings.kbs_admins is None:
         return AdminKeys()
     admins = read_admins(settings.kbs_admins)
+    require_separate_admins(settings.kbs_admins, admins, tokens.key.public_key())
+    return admins
+
+
+def require_separate_admins(
+    file: Path, admins: AdminKeys, token_key: ec.EllipticCurvePublicKey
+) -> None:
+    """Refuse administrators with the key of tokens.
+
+    Raises:
+        ConfigError: there is one.
+    """
     for key in admins.keys:
-        if key.key == tokens.key.public_key():
+        if key.key == token_key:
             raise ConfigError(
-                f"key {key.name!r} in {settings.kbs_admins} is that of --kbs-token-key, so every "
+                f"key {key.name!r} in {file} is that of --kbs-token-key, so every "
                 "guest's token would be an administrator's; give administrators another key"
             )
-    return admins
 
 
 def _changed_admins(before: AdminKeys, after: AdminKeys) -> tuple[str, ...]:

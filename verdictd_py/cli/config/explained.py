@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from verdictd_py.cli.daemon import OPTIONS
+from verdictd_py.cli.daemon import OPTIONS, SETTINGS_OF_TEES
 from verdictd_py.config import Settings
 
 ADDRESS: Final = "host:port, or [v6]:port"
@@ -95,12 +95,6 @@ _TEXTS: Final[dict[str, tuple[str, str, Any]]] = {
         FILE,
         "/var/lib/verdictd-py/sessions.sqlite",
     ),
-    "verifier": (
-        "TEEs to serve; without it, tdx at once and each other TEE once a measurement is pinned.",
-        "list of names",
-        ["tdx", "sgx"],
-    ),
-    "attester": ("Evidence that the broker presents about itself.", "nullattester or tdx", "tdx"),
     "mutual": ("Accepted for upstream's command lines: guests are always attested.", "true", True),
     "tls": ("Accepted for upstream's command lines.", "openssl", "openssl"),
     "crypto": ("Accepted for upstream's command lines.", "openssl", "openssl"),
@@ -155,11 +149,6 @@ _TEXTS: Final[dict[str, tuple[str, str, Any]]] = {
     ),
     "require_reference_values": (
         "Whether guests are refused while a measurement of their TEE is not pinned.",
-        SWITCH,
-        True,
-    ),
-    "allow_rtmr3_mismatch": (
-        "Whether guests may extend RTMR3 without an entry in their event log.",
         SWITCH,
         True,
     ),
@@ -251,7 +240,7 @@ _TEXTS: Final[dict[str, tuple[str, str, Any]]] = {
         "auto",
     ),
 }
-"""Sentence, unit and example of each setting."""
+"""Sentence, unit and example of each setting; `cli.daemon` has those that name TEEs."""
 
 _BY_PLACEHOLDER: Final[dict[str, tuple[str, Any]]] = {
     "FILE": (FILE, f"{_ETC}/file"),
@@ -293,13 +282,14 @@ class Explained:
 def settings() -> Iterator[Explained]:
     """Yield every setting that has an option, in the order of `Settings`."""
     helps = {names[-1][2:].replace("-", "_"): (kind, text) for names, kind, text in OPTIONS}
+    texts = {**_TEXTS, **SETTINGS_OF_TEES}
     for name, field in Settings.model_fields.items():
         if name not in helps:  # tables, which only the file has
             continue
         placeholder, text = helps[name]
         unit, example = _BY_PLACEHOLDER.get(placeholder, ("text", "NAME"))
         sentence = text[:1].upper() + text[1:] + "."
-        sentence, unit, example = _TEXTS.get(name, (sentence, unit, example))
+        sentence, unit, example = texts.get(name, (sentence, unit, example))
         default = field.default
         shown = "" if default in (None, ()) else as_toml(default)
         yield Explained(name, sentence, unit, shown, as_toml(example))

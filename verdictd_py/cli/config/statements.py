@@ -24,7 +24,7 @@ _MAX_JOINED: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class SyntaxFault:
-    """A statement that is no TOML, or contradicts an earlier one.
+    """A statement that is not TOML, or contradicts an earlier one.
 
     Attributes:
         line: number of the line, from 1.

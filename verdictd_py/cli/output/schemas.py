@@ -89,6 +89,20 @@ OFFLINE: Final[dict[str, tuple[str, Schema]]] = {
             ),
         ),
     ),
+    "diagnosis": (
+        "whether a broker can start and serve guests; the worst result, and that of each check",
+        members(
+            result=enum("ok", "warning", "failure"),
+            checks=array(
+                members(
+                    check=TEXT,
+                    subject=TEXT,
+                    result=enum("ok", "warning", "failure"),
+                    message=TEXT,
+                )
+            ),
+        ),
+    ),
     "setting-list": (
         "the settings in force, without secrets, and the source of each",
         members(
