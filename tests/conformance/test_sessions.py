@@ -10,8 +10,9 @@ import pytest
 from tests.conformance.sessions import SessionStoreConformance
 from tests.support.events import RecordedEvents
 from verdictd_py.ports import SessionStore
+from verdictd_py.ports.sessions import SessionLimits
 from verdictd_py.storage import sharedsessions
-from verdictd_py.storage.sessions import MemorySessionStore, SessionLimits
+from verdictd_py.storage.sessions import MemorySessionStore
 from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
