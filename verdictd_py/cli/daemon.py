@@ -33,8 +33,8 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--kbs-token-key",), "FILE", "P-256 key that signs attestation tokens, PEM (a new one)"),
     (
         ("--kbs-sessions",),
-        "FILE",
-        "SQLite file of sessions that brokers of this host share (memory)",
+        "STORE",
+        "sessions that brokers share: SQLite file of this host, or valkeys://HOST (memory)",
     ),
     (
         ("--verifier",),

@@ -32,7 +32,7 @@ _OTHER: Final = (
     "client_api_key",
     "kbs_tls_key",
     "kbs_token_key",
-    "kbs_sessions",
+    "kbs_sessions_file",
     "collateral",
     "collateral_api_key_file",
 )
@@ -59,7 +59,7 @@ class DecidingFiles:
         """
         if self._unsafe.unsafe_writable_files:
             return
-        for path in (*self._public(), *self._named(_OTHER)):
+        for path in (*self._public(), *self._named(_OTHER), *self._of_engines()):
             try:
                 problem = problem_of_path(path)
             except OSError:
@@ -92,6 +92,12 @@ class DecidingFiles:
         yield from self._named(_PUBLIC)
         if self._settings.kbs_admins is not None:
             yield from public_key_files(self._settings.kbs_admins)
+
+    def _of_engines(self) -> Iterator[Path]:
+        """Yield the files that URLs of engines name: passwords and what TLS trusts."""
+        url = self._settings.kbs_sessions_url
+        if url is not None:
+            yield from url.files
 
     def _named(self, names: tuple[str, ...]) -> Iterator[Path]:
         for name in names:

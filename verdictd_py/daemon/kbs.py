@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from verdictd_py.broker.handshakes import Handshakes
 from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.readiness import Probe
+from verdictd_py.daemon.sessions import OpenedSessions, open_sessions
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.census import ListenerCensus
@@ -35,9 +36,7 @@ from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.admins import AdminKeys
 from verdictd_py.protocols.rcar.tokens import Tokens
 from verdictd_py.stages import Meter
-from verdictd_py.storage.sessions import MemorySessionStore
 from verdictd_py.storage.sharedsessions import SharedSessionStore
-from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
 _OF_LISTENER: Final = (
     "kbs_tls_cert",
@@ -145,7 +144,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
     Args:
         watch: receives the probe of the sessions, for the readiness of the broker.
         passed: its listening socket, used instead of binding the address.
-        shared: sessions of all workers, unless the settings name a file; None for one process.
+        shared: sessions of all workers, unless the settings name a store; None for one process.
         census: counters of the connections of all workers; None for one process.
         meter: measures connections; None if nothing is measured.
 
@@ -155,11 +154,11 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
     tls = identity.tls
     tokens = Tokens(identity.token_key, use_cases.trusted_root)
     admins = Reread(partial(_admins, settings, tokens), _changed_admins, AdminKeys.lessened)
-    sessions = _sessions(settings, events, shared)  # last, because it opens a file
+    sessions = open_sessions(settings, events, shared)  # last, because it may open a file
     handshakes = Handshakes(
         appraiser=use_cases.appraiser,
         releaser=use_cases.releaser,
-        sessions=sessions,
+        sessions=sessions.store,
         tokens=tokens,
         clock=clock,
     )
@@ -180,25 +179,20 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
         census=census,
         meter=meter,
     )
-    if not isinstance(sessions, SqliteSessionStore):
-        listener.session_counts = lambda: sessions.counts
+    listener.session_counts = sessions.counts
     return listener
 
 
 async def _probe_sessions(
-    sessions: MemorySessionStore | SharedSessionStore | SqliteSessionStore,
-    handshakes: Handshakes,
-    clock: Callable[[], datetime],
+    sessions: OpenedSessions, handshakes: Handshakes, clock: Callable[[], datetime]
 ) -> str:
     """Return why sessions cannot be used, empty if they can; sessions in memory always can.
 
     Also release what has expired, of which an idle broker would otherwise retain up to 775 MiB.
     """
     handshakes.release(clock())
-    if isinstance(sessions, SqliteSessionStore):
-        return await sessions.fault()
     sessions.release(clock())
-    return ""
+    return await sessions.fault()
 
 
 def _refuse_settings_without_effect(settings: Settings, unsafe: Unsafe) -> None:
@@ -273,11 +267,3 @@ def _changed_admins(before: AdminKeys, after: AdminKeys) -> tuple[str, ...]:
     old = {key.name: key.key for key in before.keys}
     replaced = (key.name for key in after.keys if old.get(key.name, key.key) != key.key)
     return (*changes, *(f"HTTP administrator {name}: another key" for name in replaced))
-
-
-def _sessions(
-    settings: Settings, events: Events, shared: SharedSessionStore | None
-) -> MemorySessionStore | SharedSessionStore | SqliteSessionStore:
-    if settings.kbs_sessions is None:
-        return MemorySessionStore() if shared is None else shared
-    return SqliteSessionStore.open(settings.kbs_sessions, events=events)

@@ -103,7 +103,7 @@ class KbsListener:
         limits: Limits,
         tls: KbsTls | None,
         proxies: Proxies,
-        on_stopped: Callable[[], None],
+        on_stopped: Callable[[], Awaitable[None]],
         clock: Callable[[], datetime],
         passed: socket.socket | None = None,
         census: ListenerCensus | None = None,
@@ -230,7 +230,7 @@ class KbsListener:
             self._listening.close()
         await self._acceptor.drain(seconds)
         await self._runner.cleanup()
-        self._on_stopped()
+        await self._on_stopped()
 
     async def _readiness(self, request: web.Request) -> web.Response:
         """Answer with the parts of the broker, and status 503 if one cannot be used."""
