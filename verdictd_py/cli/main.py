@@ -30,10 +30,11 @@ COMMANDS: Final = {
     "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",
     "man": "the manual page of verdictd-py or verdict-py",
     "policy": "check and test a policy without a broker, exactly as the daemon would",
+    "store": "seal the store of keys and resources, and verify it",
 }
 
 
-_LIMITED: Final = frozenset({"appraise", "audit", "collateral", "eventlog", "policy"})
+_LIMITED: Final = frozenset({"appraise", "audit", "collateral", "eventlog", "policy", "store"})
 """Commands that take any time and answer at their end: they have progress and `--timeout`."""
 
 
