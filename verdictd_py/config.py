@@ -125,6 +125,7 @@ class Settings(BaseModel):
     kbs_tls_key: Path | None = None
     kbs_admins: Path | None = None
     kbs_token_key: Path | None = None
+    kbs_token_key_days: Annotated[float, Field(gt=0, le=3650)] = 30
     kbs_sessions: str | None = None
     verifier: tuple[str, ...] = ()
     attester: Literal["nullattester", "tdx"] = "nullattester"

@@ -9,7 +9,6 @@ from verdictd_py.storage import files, walks
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.documents import DirectoryDocumentStore
-from verdictd_py.storage.objects import Objects
 from verdictd_py.storage.stores import DirectoryResourceStore
 
 
@@ -18,14 +17,10 @@ def document_store(directory: Directory, events: Events | None = None) -> Direct
     return DirectoryDocumentStore(directory, TEES, digests=DigestLog(events or RecordedEvents()))
 
 
-def resource_store(
-    directory: Directory, events: Events | None = None, *, objects: Objects | None = None
-) -> DirectoryResourceStore:
-    """Return a store of resources, plain ones without `objects`."""
+def resource_store(directory: Directory, events: Events | None = None) -> DirectoryResourceStore:
+    """Return a store of resources."""
     receiver = events or RecordedEvents()
-    return DirectoryResourceStore(
-        directory, events=receiver, digests=DigestLog(receiver), objects=objects
-    )
+    return DirectoryResourceStore(directory, events=receiver, digests=DigestLog(receiver))
 
 
 def remove_leftovers(directory: Directory, top: str) -> None:

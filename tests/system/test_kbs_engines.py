@@ -11,10 +11,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tests.support.broker import running_broker
 from tests.support.kbs import PATH, SECRET, running_kbs, url_of
 from tests.support.rcar_guests import connected, session_id, tdx_guest, use_session_id
 from tests.support.valkey import ValkeyServer, needs_valkey, running_valkey
+from verdictd_py import daemon as app
 from verdictd_py.guest.rcar.errors import KbsRefused
+from verdictd_py.simulator import SimulatedPlatform
 
 pytestmark = needs_valkey
 
@@ -84,3 +87,22 @@ async def test_requests_fail_with_503_while_the_engine_is_down(
             await session.attest(await session.answer(await session.auth()))
             assert (await session.get(str(PATH))).reveal() == SECRET
         assert not broker.events.named("warning.bug")
+
+
+async def test_brokers_without_a_key_file_share_keys_in_their_store(
+    tmp_path: Path, engine: ValkeyServer
+) -> None:
+    """The second broker runs after the first, on the same directory, and accepts its token."""
+    platform, token = SimulatedPlatform.create(now=app.utc_now()), None
+    guest = tdx_guest(platform)
+    for added in (1, 0):
+        async with running_broker(
+            tmp_path, platform, kbs_http="127.0.0.1:0", kbs_sessions=engine.url
+        ) as broker:
+            async with connected(url_of(broker), guest, token=token) as session:
+                if token is None:
+                    await session.attest(await session.answer(await session.auth()))
+                    token = await session.token()
+                absent = await refused(session.get("default/none/1"))
+                assert absent == (404, "PluginInternalError")
+            assert len(broker.events.named("kbs.token-key-added")) == added

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, Self
 
@@ -21,6 +21,7 @@ from verdictd_py.broker.handshakes import Handshakes
 from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.readiness import Probe
 from verdictd_py.daemon.sessions import OpenedSessions, open_sessions
+from verdictd_py.daemon.tokenkeys import SharedTokenKeys
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.census import ListenerCensus
@@ -33,8 +34,9 @@ from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.listeners.reread import Reread, differences
 from verdictd_py.ports import Events
+from verdictd_py.ports.tokenkeys import TokenKeyStore
 from verdictd_py.protocols.rcar.admins import AdminKeys
-from verdictd_py.protocols.rcar.tokens import Tokens
+from verdictd_py.protocols.rcar.tokenring import TokenRing
 from verdictd_py.stages import Meter
 from verdictd_py.storage.sharedsessions import SharedSessionStore
 
@@ -55,12 +57,12 @@ class KbsIdentity:
 
     Attributes:
         address: address of the listener.
-        token_key: key that signs attestation tokens.
+        token_key: key that signs attestation tokens; None if brokers share keys in their store.
         tls: TLS settings; None for plain HTTP.
     """
 
     address: Address
-    token_key: ec.EllipticCurvePrivateKey = field(repr=False)
+    token_key: ec.EllipticCurvePrivateKey | None = field(repr=False)
     tls: KbsTls | None
 
     @property
@@ -69,7 +71,9 @@ class KbsIdentity:
 
     def exported(self) -> dict[str, str]:
         """Return the keys that only this process has, for another one: secrets."""
-        key = self.token_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        key = b""
+        if self.token_key is not None:
+            key = self.token_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         tls = b"" if self.tls is None else self.tls.exported
         return {
             "address": str(self.address),
@@ -91,9 +95,12 @@ class KbsIdentity:
             ConfigError: a file of the settings cannot be used.
         """
         address = Address.parse(exported["address"])
-        key = load_pem_private_key(exported["token_key"].encode(), password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ConfigError("another process of the broker sent no key for tokens")
+        key: ec.EllipticCurvePrivateKey | None = None
+        if pem := exported["token_key"]:
+            sent = load_pem_private_key(pem.encode(), password=None)
+            if not isinstance(sent, ec.EllipticCurvePrivateKey):
+                raise ConfigError("another process of the broker sent no key for tokens")
+            key = sent
         if own := exported["self_signed"]:
             return cls(address, key, KbsTls.imported(own.encode(), address.host, clock=clock))
         return cls(address, key, _tls(address, settings, unsafe, clock))
@@ -134,6 +141,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
     events: Events,
     limits: Limits,
     watch: Callable[[str, Probe], object],
+    token_keys: TokenKeyStore,
     passed: socket.socket | None = None,
     shared: SharedSessionStore | None = None,
     census: ListenerCensus | None = None,
@@ -143,6 +151,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
 
     Args:
         watch: receives the probe of the sessions, for the readiness of the broker.
+        token_keys: store of the keys of tokens, for brokers without a key of their own.
         passed: its listening socket, used instead of binding the address.
         shared: sessions of all workers, unless the settings name a store; None for one process.
         census: counters of the connections of all workers; None for one process.
@@ -152,20 +161,27 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
     """
     tls = identity.tls
-    tokens = Tokens(identity.token_key, use_cases.trusted_root)
-    admins = Reread(partial(_admins, settings, tokens), _changed_admins, AdminKeys.lessened)
+    ring, shared_keys = TokenRing(use_cases.trusted_root), None
+    if identity.token_key is not None:
+        ring = TokenRing.of(identity.token_key, use_cases.trusted_root)
+    else:
+        lifetime = timedelta(days=settings.kbs_token_key_days)
+        shared_keys = SharedTokenKeys(
+            token_keys, ring, lifetime=lifetime, clock=clock, events=events
+        )
+    admins = Reread(partial(_admins, settings, ring), _changed_admins, AdminKeys.lessened)
     sessions = open_sessions(settings, events, shared)  # last, because it may open a file
     handshakes = Handshakes(
         appraiser=use_cases.appraiser,
         releaser=use_cases.releaser,
         sessions=sessions.store,
-        tokens=tokens,
+        ring=ring,
         clock=clock,
     )
-    watch("sessions", partial(_probe_sessions, sessions, handshakes, clock))
+    watch("sessions", partial(_probe_sessions, sessions, handshakes, shared_keys, clock))
     listener = KbsListener(
         identity.address,
-        guests=GuestRoutes(handshakes, tokens, secure=tls is not None),
+        guests=GuestRoutes(handshakes, ring, secure=tls is not None),
         administration=AdminRoutes(use_cases.administration, lambda: admins.current, clock),
         admins=admins,
         events=events,
@@ -173,6 +189,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
         limits=limits,
         tls=tls,
         proxies=Proxies(settings.proxy_protocol_from, settings.forwarded_for_from),
+        on_started=None if shared_keys is None else shared_keys.start,
         on_stopped=sessions.close,
         clock=clock,
         passed=passed,
@@ -184,7 +201,10 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
 
 
 async def _probe_sessions(
-    sessions: OpenedSessions, handshakes: Handshakes, clock: Callable[[], datetime]
+    sessions: OpenedSessions,
+    handshakes: Handshakes,
+    keys: SharedTokenKeys | None,
+    clock: Callable[[], datetime],
 ) -> str:
     """Return why sessions cannot be used, empty if they can; sessions in memory always can.
 
@@ -192,7 +212,7 @@ async def _probe_sessions(
     """
     handshakes.release(clock())
     sessions.release(clock())
-    return await sessions.fault()
+    return await sessions.fault() or ("" if keys is None else await keys.fault())
 
 
 def _refuse_settings_without_effect(settings: Settings, unsafe: Unsafe) -> None:
@@ -231,9 +251,11 @@ def _tls(
     return KbsTls.create(address.host, clock=clock)  # 3
 
 
-def _token_key(settings: Settings) -> ec.EllipticCurvePrivateKey:
+def _token_key(settings: Settings) -> ec.EllipticCurvePrivateKey | None:
     if settings.kbs_token_key is not None:
         return read_token_key(settings.kbs_token_key)
+    if settings.kbs_sessions_url is not None:
+        return None  # brokers on several machines share keys in their store
     if settings.kbs_sessions is not None:
         raise ConfigError(
             "--kbs-sessions needs --kbs-token-key: brokers that share sessions sign with one key"
@@ -241,12 +263,12 @@ def _token_key(settings: Settings) -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def _admins(settings: Settings, tokens: Tokens) -> AdminKeys:
+def _admins(settings: Settings, ring: TokenRing) -> AdminKeys:
     if settings.kbs_admins is None:
         return AdminKeys()
     admins = read_admins(settings.kbs_admins)
     for key in admins.keys:
-        if key.key == tokens.key.public_key():
+        if key.key in ring.public_keys:
             raise ConfigError(
                 f"key {key.name!r} in {settings.kbs_admins} is that of --kbs-token-key, so every "
                 "guest's token would be an administrator's; give administrators another key"
