@@ -99,7 +99,7 @@ class EnvelopeSealer:
         for _ in range(_WRAPS):
             version = self.key.current
             wrapped = await self.key.wrap(data_key, context)
-            if self.key.current == version:
+            if version and self.key.current == version:
                 return version, wrapped
         raise SealUnavailable("the key-encryption key changes too fast; try again")
 
