@@ -180,6 +180,7 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
     traces: str | None = None
+    reload_on_change: bool = False
     workers: int | Literal["auto"] = 1
 
     @field_validator("workers", mode="before")

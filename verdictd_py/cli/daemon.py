@@ -144,6 +144,11 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--audit-keep-bytes",), "N", "remove the oldest audit files beyond this size (no limit)"),
     (("--status",), "ADDR", "HTTP listener of /metrics, /livez and /readyz (not given)"),
     (("--traces",), "URL", "OpenTelemetry collector that receives traces, OTLP (not given)"),
+    (
+        ("--reload-on-change",),
+        _SWITCH,
+        "reload as on SIGHUP when a file of the settings has changed",
+    ),
     (("--log-format",), "NAME", "text or json (text)"),
     (("--log-level",), "NAME", "least urgent level of the log: debug, info, warning, error (info)"),
     (
