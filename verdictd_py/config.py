@@ -131,6 +131,9 @@ class Settings(BaseModel):
     tls: Literal["openssl", ""] = "openssl"
     crypto: Literal["openssl", ""] = "openssl"
     data_dir: Path = DEFAULT_DATA_DIR
+    seal: str | None = None
+    seal_strict: bool = False
+    seal_cache_seconds: Seconds | None = None
     collateral: Path | None = None
     collateral_url: tuple[str, ...] = (INTEL_PCS,)
     collateral_ca: Path | None = None

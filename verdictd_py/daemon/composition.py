@@ -54,6 +54,7 @@ from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.listeners.shares import Shares
 from verdictd_py.ports import Events
+from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.inspection import DIRECTORIES
 from verdictd_py.storage.layout import prepare, share_audit
 from verdictd_py.storage.presence import Presence
@@ -96,6 +97,7 @@ def build_daemon(
         settings.data_dir,
         [tee.documents for tee in tees if tee.proves or sample],
         unsafe_writable=unsafe.unsafe_writable_files,
+        sealed=settings.seal is not None,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
     changes = ForwardedChanges()
@@ -175,6 +177,7 @@ def build_daemon(
             Work("detect other daemons", partial(presence.announce, base.audit)),
             Work("examine the data directory", partial(inspection.complete, base.audit)),
             *(() if metrics is None else metrics.background),
+            *_sealing_work(base, directory),
         ),
         readiness=readiness,
         health=health,
@@ -184,6 +187,7 @@ def build_daemon(
             guests.close,
             presence.close,
             history.close,
+            *(() if base.sealing is None else (base.sealing.sealer.close,)),
             *(() if status is None else (status.close,)),
             *(() if metrics is None else (metrics.close,)),
         ),
@@ -284,9 +288,19 @@ def _checks(
         "disk": space_check(_written(base.settings)),
         "descriptors": check_descriptors,
     }
+    if base.sealing is not None:
+        checks["seal"] = base.sealing.problem
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     return checks
+
+
+def _sealing_work(base: Foundation, directory: Directory) -> tuple[Work, ...]:
+    """Return the work that prepares a sealed directory."""
+    sealing = base.sealing
+    if sealing is None:
+        return ()
+    return (Work("prepare sealed objects", partial(sealing.prepare, directory, base.audit)),)
 
 
 class _Live:

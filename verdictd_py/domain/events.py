@@ -976,6 +976,25 @@ class StorageRecovered(Event):
     part: StoragePart
 
 
+@event("seal.opened", audit=Audit.YES)
+class SealOpened(Event):
+    """The index of the sealed objects was read; a lower generation than before is a roll-back."""
+
+    generation: Annotated[int, FieldInfo("Number of changes of the sealed objects so far.")]
+    strict: Annotated[bool, FieldInfo("Whether plain objects are refused.")]
+    key: Annotated[
+        str, FieldInfo("Newest version of the key-encryption key, not secret.", characters=255)
+    ]
+
+
+@event("seal.refused", level=Level.ERROR, audit=Audit.LIMITED)
+class SealRefused(Event):
+    """A stored object is refused: it was altered, replaced, removed, or is not sealed."""
+
+    path: Annotated[str, FieldInfo("Canonical path of the object.", characters=1024)]
+    reason: Reason
+
+
 @event("file.changed", audit=Audit.YES)
 class FileChanged(Event):
     """A file that determines decisions is used for the first time, or was changed, by anyone."""

@@ -126,12 +126,16 @@ class KeyFile:
         Raises:
             SealUnavailable: a file cannot be used.
         """
-        keys, self._keys = self._keys, None  # a file that cannot be used must not leave its key
+        keys = self._keys
         try:
             states = self._states()
             if keys is None or keys.states != states:
                 keys = self._read(states)
+        except SealUnavailable:
+            self._keys = None  # a file that cannot be used must not leave its key
+            raise
         except OSError as error:
+            self._keys = None
             raise SealUnavailable(
                 f"cannot read the key file {error.filename or self._path}: {error.strerror}; "
                 "restore it, and make it readable for this user only"

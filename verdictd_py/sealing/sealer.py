@@ -7,6 +7,7 @@ anyway. Only `DataKeys` retains data keys, for the time that the operator has ch
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Final
 
@@ -99,7 +100,7 @@ class EnvelopeSealer:
         for _ in range(_WRAPS):
             version = self.key.current
             wrapped = await self.key.wrap(data_key, context)
-            if self.key.current == version:
+            if version and self.key.current == version:
                 return version, wrapped
         raise SealUnavailable("the key-encryption key changes too fast; try again")
 
@@ -120,6 +121,7 @@ class EnvelopeSealer:
             raise broken(name)
         if known is not None:
             known.add(header.version, header.wrapped, context, data_key)
+            asyncio.get_running_loop().call_later(known.seconds, known.expire)
         return data_key
 
 
