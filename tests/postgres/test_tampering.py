@@ -147,6 +147,7 @@ async def test_a_database_that_was_rolled_back_is_refused(
     database.execute("UPDATE verdictd.store SET change = %s, tag = %s", *store[0])
     with pytest.raises(StoreAltered, match=r"rolled back: its last change is 1, .* seen 2"):
         await first.confirm()
+    assert not first.remember()
     await first.close()
     second = objects_of(database, mark=mark)
     with pytest.raises(StoreAltered, match=r"rolled back.* remove .*mark\.json"):
@@ -160,6 +161,7 @@ async def test_a_broker_does_not_begin_again_with_an_empty_database(
     mark = tmp_path / "mark.json"
     first = objects_of(database, mark=mark)
     await first.confirm()
+    assert not first.remember()
     await first.close()
     database.execute("DELETE FROM verdictd.store")
     second = objects_of(database, mark=mark)

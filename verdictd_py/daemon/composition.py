@@ -23,6 +23,7 @@ from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.console import Console
 from verdictd_py.daemon.daemon import Daemon, Parts
+from verdictd_py.daemon.database import NotedHeads, SharedStore
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.foundation import Foundation, GuestListeners, Records, connections_of
 from verdictd_py.daemon.guestside import GuestSide, OwnGuests, SeparateGuests
@@ -54,6 +55,7 @@ from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.listeners.shares import Shares
 from verdictd_py.ports import Events
+from verdictd_py.ports.history import HistoryStore
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.inspection import DIRECTORIES
 from verdictd_py.storage.layout import prepare, share_audit
@@ -88,18 +90,23 @@ def build_daemon(
     if settings.status is not None:
         metrics = BrokerMetrics(tees, count if count > 1 else 0)
         events = metrics.events(events)
-    records = Records.of(settings, unsafe, events)
+    noted = NotedHeads(events)
+    records = Records.of(settings, unsafe, noted)
     records.deciding.require_own()
     protected = protection(settings, unsafe)
     connections = _connections(settings, separate=count > 1)
     sample = unsafe.insecure_sample_verifier
+    documents = [tee.documents for tee in tees if tee.proves or sample]
     directory, inspection = prepare(
         settings.data_dir,
-        [tee.documents for tee in tees if tee.proves or sample],
+        documents,
         unsafe_writable=unsafe.unsafe_writable_files,
         sealed=settings.seal is not None,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
+    shared = SharedStore.of(settings, unsafe, noted)
+    if shared is not None:
+        shared.write_defaults(documents)
     changes = ForwardedChanges()
     base = Foundation.lay(
         settings,
@@ -111,6 +118,7 @@ def build_daemon(
         changes=changes,
         clock=clock,
         meter=None if metrics is None else metrics.own.meter,
+        shared=shared,
     )
     presence = Presence(directory, clock)
     about = About(
@@ -156,10 +164,7 @@ def build_daemon(
     guests.connect(readiness, health, lambda: live.settings)
     about.listeners, about.readiness, about.health = listeners, readiness, health
     about.workers = guests.workers
-    history = HistoryKeeper(
-        base.cases.history,
-        SqliteHistory(settings.data_dir / "history" / "appraisals.sqlite", base.audit),
-    )
+    history = HistoryKeeper(base.cases.history, _history_store(base))
     if metrics is not None:
         metrics.own.watch_audit(base.audit)
         metrics.connect(_sources(base, guests, listeners, protected, health, clock()))
@@ -178,6 +183,7 @@ def build_daemon(
             Work("examine the data directory", partial(inspection.complete, base.audit)),
             *(() if metrics is None else metrics.background),
             *_sealing_work(base, directory),
+            *(() if shared is None else shared.background),
         ),
         readiness=readiness,
         health=health,
@@ -186,7 +192,7 @@ def build_daemon(
             base.collateral.close,
             guests.close,
             presence.close,
-            history.close,
+            history.close if shared is None else partial(_close_in_order, history, shared),
             *(() if base.sealing is None else (base.sealing.sealer.close,)),
             *(() if status is None else (status.close,)),
             *(() if metrics is None else (metrics.close,)),
@@ -198,6 +204,7 @@ def build_daemon(
         workers=guests.workers,
         settings=lambda: live.settings,
         metrics=None if metrics is None else metrics.own,
+        shared=shared,
     )
     return Daemon(parts, on_failure=on_failure)
 
@@ -290,9 +297,24 @@ def _checks(
     }
     if base.sealing is not None:
         checks["seal"] = base.sealing.problem
+    if base.shared is not None:
+        checks |= base.shared.checks()
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     return checks
+
+
+def _history_store(base: Foundation) -> HistoryStore:
+    """Return the store of the history."""
+    if base.shared is not None:
+        return base.shared.history(base.audit)
+    return SqliteHistory(base.settings.data_dir / "history" / "appraisals.sqlite", base.audit)
+
+
+async def _close_in_order(history: HistoryKeeper, shared: SharedStore) -> None:
+    """Store what is left, then close the connections to the database."""
+    await history.close()
+    await shared.close()
 
 
 def _sealing_work(base: Foundation, directory: Directory) -> tuple[Work, ...]:

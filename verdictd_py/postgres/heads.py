@@ -15,16 +15,11 @@ from contextlib import suppress
 from typing import Final
 
 from verdictd_py.domain.events import AuditHead
-from verdictd_py.domain.eventtypes import Event
 from verdictd_py.errors import StorageError
-from verdictd_py.ports import Events
 from verdictd_py.postgres.database import Database, Raced
 
 FLUSH_SECONDS: Final = 5.0
 """Pause between two batches of heads."""
-
-MAX_WAITING: Final = 10_000
-"""Heads that wait while the database does not answer; the oldest are discarded."""
 
 
 class StoredHeads:
@@ -32,16 +27,13 @@ class StoredHeads:
 
     Args:
         broker: id of this broker.
+        waiting: heads that are to be stored.
     """
 
-    def __init__(self, database: Database, broker: str) -> None:
+    def __init__(self, database: Database, broker: str, waiting: deque[AuditHead]) -> None:
         self._database = database
         self._broker = broker
-        self._waiting: deque[AuditHead] = deque(maxlen=MAX_WAITING)
-
-    def events(self, log: Events) -> Events:
-        """Return a receiver of events that notes heads and passes all events on."""
-        return _Noting(log, self._waiting)
+        self._waiting = waiting
 
     async def keep(self) -> None:
         """Store the heads again and again, until cancelled."""
@@ -64,25 +56,9 @@ class StoredHeads:
                         for head in heads
                     ],
                 )
-            for _ in heads:
-                self._waiting.popleft()
-
-
-class _Noting:
-    """Events that pass through, of which heads are noted."""
-
-    def __init__(self, log: Events, waiting: deque[AuditHead]) -> None:
-        self._log = log
-        self._waiting = waiting
-
-    def record(self, event: Event) -> None:
-        if isinstance(event, AuditHead):
-            self._waiting.append(event)
-        self._log.record(event)
-
-    async def commit(self, *events: Event) -> None:
-        self._waiting.extend(event for event in events if isinstance(event, AuditHead))
-        await self._log.commit(*events)
+            for head in heads:
+                if self._waiting and self._waiting[0] is head:
+                    self._waiting.popleft()
 
 
 async def logged_heads(database: Database) -> Sequence[str]:

@@ -67,6 +67,8 @@ _ATTEMPTS: Final = 50
 """Attempts of a change that collides with those of other brokers; each time, one of them
 succeeds."""
 
+_MAX_REPORTED: Final = 1000
+
 _BACKOFF_SECONDS: Final = 0.02
 _MAX_BACKOFF_SECONDS: Final = 0.5
 
@@ -129,6 +131,7 @@ class Objects:
     Attributes:
         changed: called with the paths of objects that have changed, in this process or another one.
         connected: called after the first confirmation, and after each failure that has ended.
+        refused: called with the path and the error of each object that is refused.
     """
 
     def __init__(self, database: Database, sealer: Sealer, mark: Mark | None = None) -> None:
@@ -136,6 +139,7 @@ class Objects:
         self.sealer = sealer
         self.changed: list[Callable[[Collection[str]], None]] = []
         self.connected: list[Callable[[], Awaitable[None]]] = []
+        self.refused: Callable[[str, StorageError], None] = lambda path, error: None  # noqa: ARG005
         self._mark = mark
         self._state: State | None = None
         self._ledger: Ledger | None = None
@@ -146,6 +150,7 @@ class Objects:
         self._sealed_bytes = 0
         self._notified = asyncio.Event()
         self._greeted = False
+        self._refusals: set[str] = set()
 
     # Reading
 
@@ -167,6 +172,22 @@ class Objects:
             SealBroken: the row is not the one that the ledger has; the message names the object.
             StorageError: it cannot be read now.
         """
+        try:
+            return await self._read(path)
+        except SealBroken as error:
+            self._refuse(path, error)
+            raise
+
+    def _refuse(self, path: str, error: StorageError) -> None:
+        """Report a refusal once; guests may cause the same one any number of times."""
+        text = str(error)
+        if text not in self._refusals:
+            if len(self._refusals) >= _MAX_REPORTED:
+                self._refusals.clear()
+            self._refusals.add(text)
+            self.refused(path, error)
+
+    async def _read(self, path: str) -> bytes | None:
         state = await self.state()
         for _ in range(_ATTEMPTS):
             entry = state.entries.get(path)
@@ -459,6 +480,9 @@ class Objects:
                 try:
                     await self.confirm()
                     await self._greet()
+                except SealBroken as error:
+                    self._greeted = False
+                    self._refuse("the database", error)
                 except (StorageError, Raced):
                     self._greeted = False  # the problem is reported by `problem`
                 with suppress(TimeoutError):
@@ -530,10 +554,12 @@ class Objects:
         if cached is not None:
             self._sealed_bytes -= len(cached[1])
 
+    def remember(self) -> str:
+        """Write the mark; return a problem, empty if there is none."""
+        return "" if self._mark is None else self._mark.write()
+
     async def close(self) -> None:
-        """Write the mark, and close all connections."""
-        if self._mark is not None:
-            self._mark.write()
+        """Close all connections."""
         await self.database.close()
 
 
