@@ -32,8 +32,10 @@ def sealed_objects(
     directory: Directory, kek: Path, *, strict: bool = False, warnings: list[str] | None = None
 ) -> SealedObjects:
     """Return sealed objects with a key file, which is created if it is missing."""
-    told = [] if warnings is None else warnings
-    return SealedObjects(directory, sealer(kek), strict=strict, warn=told.append)
+    texts = [] if warnings is None else warnings
+    return SealedObjects(
+        directory, sealer(kek), strict=strict, warn=lambda path, error: texts.append(str(error))
+    )
 
 
 def resealing(directory: Directory, kek: Path) -> Resealing:

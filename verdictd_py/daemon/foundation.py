@@ -17,6 +17,7 @@ from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.kbs import KbsIdentity, kbs_listener
 from verdictd_py.daemon.readiness import Probe
+from verdictd_py.daemon.sealing import Sealing
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.heads import HeadSigner
@@ -104,6 +105,8 @@ class Foundation:
         changes: announced changes after which connected guests are appraised again.
         token_keys: store of the keys of attestation tokens, for brokers that share an engine.
         meter: measures connections; None if nothing is measured.
+        sealing: seals stored objects; None if they are plain.
+        directory: the data directory.
     """
 
     settings: Settings
@@ -117,7 +120,9 @@ class Foundation:
     collateral: CollateralService
     cases: UseCases
     token_keys: TokenKeyStore
+    directory: Directory
     meter: Meter | None = None
+    sealing: Sealing | None = None
 
     @classmethod
     def lay(  # noqa: PLR0913  # what it is built from, all by keyword
@@ -155,6 +160,7 @@ class Foundation:
             changed=changes.announce,
             elsewhere=elsewhere,
         )
+        sealing = Sealing.of(settings, directory, records.audit)
         cases = use_cases(
             settings,
             unsafe,
@@ -166,6 +172,7 @@ class Foundation:
             events=records.audit,
             changes=changes,
             judgements=judgements,
+            objects=None if sealing is None else sealing.objects,
         )
         return cls(
             settings,
@@ -178,9 +185,16 @@ class Foundation:
             changes,
             collateral,
             cases,
-            DirectoryTokenKeys(directory),
+            DirectoryTokenKeys(directory, None if sealing is None else sealing.sealer),
+            directory,
             meter,
+            sealing,
         )
+
+    async def close(self) -> None:
+        """Close what the use cases have open. Everything that uses them has stopped."""
+        self.directory.close()
+        await self.collateral.close()
 
     def apply(self, new: Settings, connections: Connections) -> None:
         """Put the limits of new settings in force."""

@@ -23,14 +23,15 @@ class OpenedSessions:
         fault: returns why sessions cannot be used now; empty if they can.
         release: releases the memory of what has expired, for stores in memory.
         close: closes the store.
-        counts: returns the numbers of challenges and tokens; None if they are not in memory.
+        counts: returns the numbers of challenges and tokens, as `fault` has found them if they
+            are not in memory.
     """
 
     store: SessionStore
     fault: Callable[[], Awaitable[str]]
     release: Callable[[datetime], None]
     close: Callable[[], Awaitable[None]]
-    counts: Callable[[], tuple[int, int]] | None = None
+    counts: Callable[[], tuple[int, int]]
 
 
 def open_sessions(
@@ -46,10 +47,12 @@ def open_sessions(
     """
     if (url := settings.kbs_sessions_url) is not None:
         engine = ValkeySessionStore.open(url)
-        return OpenedSessions(engine, engine.fault, _nothing, engine.close)
+        return OpenedSessions(engine, engine.fault, _nothing, engine.close, lambda: engine.counts)
     if (file := settings.kbs_sessions_file) is not None:
         sqlite = SqliteSessionStore.open(file, events=events)
-        return OpenedSessions(sqlite, sqlite.fault, _nothing, _closing(sqlite.close))
+        return OpenedSessions(
+            sqlite, sqlite.fault, _nothing, _closing(sqlite.close), lambda: sqlite.counts
+        )
     memory = MemorySessionStore() if shared is None else shared
     return OpenedSessions(
         memory, _usable, memory.release, _closing(memory.close), lambda: memory.counts

@@ -31,10 +31,13 @@ class DataKeys:
     Args:
         seconds: time after which a data key is discarded; its use does not extend it.
         clock: monotonic, in seconds.
+
+    Attributes:
+        seconds: the time; the owner calls `expire` so long after each `add`.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._clock = clock
         self._keys: OrderedDict[tuple[str, bytes, bytes], _Cached] = OrderedDict()
 
@@ -49,7 +52,7 @@ class DataKeys:
         self.expire()
         place = (version, wrapped, context)
         self._keys.pop(place, None)
-        self._keys[place] = _Cached(self._clock() + self._seconds, data_key)
+        self._keys[place] = _Cached(self._clock() + self.seconds, data_key)
         while len(self._keys) > MAX_DATA_KEYS:
             self._keys.popitem(last=False)
 

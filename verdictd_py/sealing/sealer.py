@@ -7,6 +7,7 @@ anyway. Only `DataKeys` retains data keys, for the time that the operator has ch
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Final
 
@@ -120,6 +121,7 @@ class EnvelopeSealer:
             raise broken(name)
         if known is not None:
             known.add(header.version, header.wrapped, context, data_key)
+            asyncio.get_running_loop().call_later(known.seconds, known.expire)
         return data_key
 
 

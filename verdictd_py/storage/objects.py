@@ -19,7 +19,7 @@ from verdictd_py.storage import pools
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.files import Steps
 from verdictd_py.storage.resident import NotResident
-from verdictd_py.storage.sealedindex import IndexMissing, SealedIndex, State
+from verdictd_py.storage.sealedindex import SEALS, IndexMissing, SealedIndex, State
 
 _ATTEMPTS: Final = 10
 _MAX_REPORTED: Final = 1000
@@ -192,7 +192,7 @@ class SealedObjects:
 
     Args:
         strict: whether plain objects are refused even if there is no index.
-        warn: receives the details of a refusal, for operators only.
+        warn: receives the path and the details of a refusal, for operators only.
     """
 
     locks = True
@@ -203,7 +203,7 @@ class SealedObjects:
         sealer: Sealer,
         *,
         strict: bool = False,
-        warn: Callable[[str], None] = lambda text: None,  # noqa: ARG005  # discards it
+        warn: Callable[[str, StorageError], None] = lambda path, error: None,  # noqa: ARG005
     ) -> None:
         self._directory = directory
         self._sealer = sealer
@@ -216,13 +216,13 @@ class SealedObjects:
         try:
             found = await self.examine(segments)
         except SealBroken as error:
-            self._report(str(error))
+            self._report(segments, error)
             raise SealBroken(
                 "is refused: its sealed file was altered, replaced or removed; the log has the "
                 "details"
             ) from None
         except SealUnavailable as error:
-            self._report(str(error))
+            self._report(segments, error)
             raise SealUnavailable(
                 "cannot be unsealed now: the key-encryption key is not available; the log has the "
                 "cause"
@@ -293,7 +293,7 @@ class SealedObjects:
         try:
             return await self.sealed(segments, content)
         except SealUnavailable as error:
-            self._report(str(error))
+            self._report(segments, error)
             raise SealUnavailable(
                 "cannot be sealed now: the key-encryption key is not available; the log has the "
                 "cause"
@@ -330,7 +330,7 @@ class SealedObjects:
         try:
             await self.index.prepare()
         except (SealBroken, SealUnavailable) as error:
-            self._report(str(error))
+            self._report((SEALS,), error)
             raise type(error)(
                 "cannot be changed now: the index of sealed objects cannot be used; the log has "
                 "the cause"
@@ -356,10 +356,11 @@ class SealedObjects:
                 raise
             return _NO_INDEX
 
-    def _report(self, text: str) -> None:
+    def _report(self, segments: Segments, error: StorageError) -> None:
         """Report a refusal once; guests may cause the same one any number of times."""
+        text = str(error)
         if text not in self._warned:
             if len(self._warned) >= _MAX_REPORTED:
                 self._warned.clear()
             self._warned.add(text)
-            self._warn(text)
+            self._warn("/".join(segments), error)

@@ -42,7 +42,7 @@ SEALED_DIRECTORIES: Final = ("keys", "resources", "image", "gpg")
 """Directories whose files are sealed."""
 
 NOT_SEALED: Final = frozenset({("keys", "README.md")})
-"""Files in these directories that are no objects."""
+"""Files in these directories that are not sealed."""
 
 MISSING: Final = (
     "the index of sealed objects is missing: restore the directory seals/ from a backup, or run "
@@ -127,17 +127,18 @@ class SealedIndex:
                 return _state(root, shard, path)
         raise StorageError("the index of sealed objects changes too fast to be read; try again")
 
-    async def generation(self) -> int:
-        """Return the generation of the index; 0 without an index.
+    async def root(self) -> Root:
+        """Return the root of the index.
 
         Raises:
-            SealBroken, SealUnavailable, StorageError: see `state`.
+            IndexMissing, SealBroken, SealUnavailable, StorageError: see `state`.
         """
-        if not await pools.read(self._directory.exists, _ROOT):
-            return 0
         await self._load_key()
         seen = self._last
-        return self._accepted(await self._content(_ROOT), seen).generation
+        try:
+            return self._accepted(await self._content(_ROOT), seen)
+        except NotFound:
+            raise IndexMissing(MISSING) from None
 
     async def prepare(self) -> None:
         """Make the index ready for changes: load its key, or create the index.
