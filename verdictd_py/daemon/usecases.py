@@ -44,6 +44,7 @@ from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.objects import Objects
+from verdictd_py.storage.revisions import DocumentRevisions
 from verdictd_py.storage.stores import (
     DirectoryCollateralStore,
     DirectoryKeyStore,
@@ -162,7 +163,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         insecure_sample_verifier=unsafe.insecure_sample_verifier,
     )
     keys = DirectoryKeyStore(directory, objects)
-    digests = DigestLog(events)
+    digests = DigestLog(events, DocumentRevisions(directory, events).note)
     resources = DirectoryResourceStore(directory, events=events, digests=digests, objects=objects)
     documents = DirectoryDocumentStore(directory, tees, digests=digests)
     deciding = DocumentsWithSets(documents, tees, clock)
