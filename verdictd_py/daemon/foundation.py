@@ -119,8 +119,8 @@ class Foundation:
     changes: Changes
     collateral: CollateralService
     cases: UseCases
-    token_keys: TokenKeyStore
     directory: Directory
+    token_keys: TokenKeyStore
     meter: Meter | None = None
     sealing: Sealing | None = None
 
@@ -185,8 +185,8 @@ class Foundation:
             changes,
             collateral,
             cases,
-            DirectoryTokenKeys(directory, None if sealing is None else sealing.sealer),
             directory,
+            DirectoryTokenKeys(directory, None if sealing is None else sealing.sealer),
             meter,
             sealing,
         )
@@ -265,17 +265,20 @@ class GuestListeners:
         )
 
 
-def connections_of(settings: Settings, *, guests: bool, operators: bool) -> Connections:
+def connections_of(
+    settings: Settings, *, guests: bool, operators: bool, open_files: int | None = None
+) -> Connections:
     """Divide the descriptors of a process among the listeners that it serves.
 
     Args:
         guests, operators: whether the process serves guests, and operators.
+        open_files: how many it may open; None for the limit of this process.
 
     Raises:
         ConfigError: there are too few descriptors.
     """
     return descriptors.divide(
-        descriptors.limit(),
+        descriptors.limit() if open_files is None else open_files,
         guests=settings.max_connections if guests else 0,
         guest_listeners=(1 if settings.kbs_http is None else 2) if guests else 0,
         grpc_listeners=(1 if settings.keyprovider_api is None else 2) if operators else 0,
