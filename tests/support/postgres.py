@@ -77,6 +77,22 @@ class TestDatabase:
             cursor = connection.execute(statement, values)
             return [] if cursor.description is None else cursor.fetchall()
 
+    def stop(self) -> None:
+        """End all connections to the database, and refuse others, until `resume`."""
+        with psycopg.connect(**self.superuser, autocommit=True) as connection:
+            name = sql.Identifier(self.name)
+            connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                (self.name,),
+            )
+
+    def resume(self) -> None:
+        """Accept connections again."""
+        with psycopg.connect(**self.superuser, autocommit=True) as connection:
+            name = sql.Identifier(self.name)
+            connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+
 
 def absent() -> NoReturn:
     """Skip the test, or fail it where all engines are required."""

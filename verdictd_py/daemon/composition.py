@@ -6,7 +6,7 @@ A new listener is one class (see `listeners.listener`) and one line in `candidat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -56,6 +56,7 @@ from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.listeners.shares import Shares
 from verdictd_py.ports import Events
 from verdictd_py.ports.history import HistoryStore
+from verdictd_py.ports.tees import Documents
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.inspection import DIRECTORIES
 from verdictd_py.storage.layout import prepare, share_audit
@@ -104,9 +105,7 @@ def build_daemon(
         sealed=settings.seal is not None,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
-    shared = SharedStore.of(settings, unsafe, noted)
-    if shared is not None:
-        shared.write_defaults(documents)
+    shared = _shared_store(settings, unsafe, noted, documents)
     changes = ForwardedChanges()
     base = Foundation.lay(
         settings,
@@ -161,6 +160,8 @@ def build_daemon(
         publish=[*publish, *guests.publish],
     )
     readiness.changed = health.request
+    if shared is not None:
+        shared.objects.flipped.append(health.request)
     guests.connect(readiness, health, lambda: live.settings)
     about.listeners, about.readiness, about.health = listeners, readiness, health
     about.workers = guests.workers
@@ -302,6 +303,16 @@ def _checks(
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     return checks
+
+
+def _shared_store(
+    settings: Settings, unsafe: Unsafe, noted: NotedHeads, documents: Iterable[Documents]
+) -> SharedStore | None:
+    """Return the database of `--store`, which gets the defaults that are missing."""
+    shared = SharedStore.of(settings, unsafe, noted)
+    if shared is not None:
+        shared.write_defaults(documents)
+    return shared
 
 
 def _history_store(base: Foundation) -> HistoryStore:

@@ -6,6 +6,7 @@ the cause in `Database.problem`, which readiness reports.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, LiteralString, Self
@@ -23,8 +24,12 @@ CONNECTIONS: Final = 4
 WAIT_SECONDS: Final = 5.0
 """Maximum time that a transaction waits for a connection."""
 
-RETRY_SECONDS: Final = 30.0
-"""Longest pause between two attempts of the pool to connect again (exponential backoff)."""
+AGAIN_SECONDS: Final = 1.0
+"""The same while the database does not answer, so that clients get the cause soon."""
+
+RETRY_SECONDS: Final = 2.0
+"""Time for which the pool tries to connect again by itself, with growing pauses. Later, each
+transaction makes it try again."""
 
 _MAX_WAITING: Final = 256
 _MAX_TEXT: Final = 200
@@ -49,6 +54,11 @@ class Raced(Exception):  # it never leaves this package
 
 class CommitUnknown(DatabaseUnavailable):
     """The connection ended during the commit, so that it is not known whether it happened."""
+
+
+for _name in ("psycopg", "psycopg.pool"):  # they would write to standard error
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+    logging.getLogger(_name).propagate = False
 
 
 class Database:
@@ -131,7 +141,8 @@ class Database:
     async def _transaction(self, isolation: str) -> AsyncIterator[Connection]:
         with self._translated():
             pool = await self._opened()
-            async with pool.connection() as connection:
+            seconds = AGAIN_SECONDS if self.problem else WAIT_SECONDS
+            async with pool.connection(seconds) as connection:
                 await connection.execute(f"BEGIN ISOLATION LEVEL {isolation}")
                 try:
                     yield connection

@@ -54,6 +54,9 @@ from verdictd_py.postgres.schema import CHANNEL, require_compatible
 BOUND_SECONDS: Final = 10.0
 """Longest time for which an object is used after it was replaced or withdrawn at another broker."""
 
+ABSENT_SECONDS: Final = 1.0
+"""Longest time for which an object is reported as absent after another broker has stored it."""
+
 POLL_SECONDS: Final = 3.0
 """Pause between two confirmations, unless a notification arrives."""
 
@@ -131,6 +134,7 @@ class Objects:
     Attributes:
         changed: called with the paths of objects that have changed, in this process or another one.
         connected: called after the first confirmation, and after each failure that has ended.
+        flipped: called when a confirmation has failed after one that succeeded, and the reverse.
         refused: called with the path and the error of each object that is refused.
     """
 
@@ -139,6 +143,7 @@ class Objects:
         self.sealer = sealer
         self.changed: list[Callable[[Collection[str]], None]] = []
         self.connected: list[Callable[[], Awaitable[None]]] = []
+        self.flipped: list[Callable[[], object]] = []
         self.refused: Callable[[str, StorageError], None] = lambda path, error: None  # noqa: ARG005
         self._mark = mark
         self._state: State | None = None
@@ -151,6 +156,8 @@ class Objects:
         self._notified = asyncio.Event()
         self._greeted = False
         self._refusals: set[str] = set()
+        self._failed: tuple[float, StorageError] | None = None
+        self._failing = False
 
     # Reading
 
@@ -192,7 +199,10 @@ class Objects:
         for _ in range(_ATTEMPTS):
             entry = state.entries.get(path)
             if entry is None or entry.is_deleted:
-                return None
+                if _now() - state.confirmed <= ABSENT_SECONDS:
+                    return None
+                state = await self.confirm()
+                continue
             sealed = self._cached(entry)
             if sealed is not None:
                 return await self._unsealed(entry, sealed)
@@ -237,7 +247,12 @@ class Objects:
         return self._ledger
 
     async def problem(self) -> str:
-        """Return why the store cannot be used now, for readiness; empty if it can."""
+        """Return why the store cannot be used, for readiness; empty if it can.
+
+        It is not usable as soon as it cannot be confirmed, although it is used until the bound.
+        """
+        if self._failed is not None:
+            return self.database.problem or str(self._failed[1])
         try:
             await self.state()
         except StorageError as error:
@@ -330,15 +345,29 @@ class Objects:
             state = self._state
             if state is not None and state.confirmed >= asked:
                 return state  # another caller has waited for the same
+            if self._failed is not None and self._failed[0] >= asked:
+                raise type(self._failed[1])(str(self._failed[1]))
+            begun = _now()
             try:
                 state = await self._confirmed()
             except StorageError as error:
                 if not isinstance(error, DatabaseUnavailable):
                     self.database.problem = str(error)
+                self._failed = begun, error
+                self._note_failure()
                 raise
             self.database.problem = ""
+            self._failed = None
+            self._note_failure()
             newest = self._state
             return newest if newest is not None and newest.change > state.change else state
+
+    def _note_failure(self) -> None:
+        failing = self._failed is not None
+        if failing != self._failing:
+            self._failing = failing
+            for listener in self.flipped:
+                listener()
 
     async def _confirmed(self) -> State:
         begun = _now()

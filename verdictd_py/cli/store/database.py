@@ -50,8 +50,8 @@ def add(actions: Actions[Parser]) -> None:
         "print the audit heads of all brokers, as lines of a log",
         _heads,
         status=_STATUS,
-        details="'verdictd-py audit verify --log FILE' compares them with a trail: it finds records that\n"
-        "were cut off, also if the whole host of that broker was replaced.",
+        details="'verdictd-py audit verify --log FILE' compares them with a trail: it finds\n"
+        "records that were cut off, also if the whole host of that broker was replaced.",
     )
     add_database_options(heads)
 

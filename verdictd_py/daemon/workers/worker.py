@@ -141,6 +141,8 @@ class GuestWorker:
             self._files = http.files
             http.parts = self.parts
         self._health = Health(checks, _WithoutReadiness(base.audit))
+        if shared is not None:
+            shared.objects.flipped.append(self._health.request)
         self.supervisor = Supervisor(base.audit, on_failure=on_failure)
 
     async def start(self) -> str:
