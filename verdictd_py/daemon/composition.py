@@ -18,10 +18,11 @@ import grpc
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.historykeeper import HistoryKeeper
-from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
+from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.console import Console
+from verdictd_py.daemon.contradictions import refuse_disclosure
 from verdictd_py.daemon.daemon import Daemon, Parts
 from verdictd_py.daemon.database import NotedHeads, SharedStore
 from verdictd_py.daemon.descriptors import Connections
@@ -43,13 +44,13 @@ from verdictd_py.daemon.readings import Sources
 from verdictd_py.daemon.reload import LiveSettings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.daemon.systemd import passed_sockets
+from verdictd_py.daemon.tracing import Tracing
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.cores import worker_count
-from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import management, management_v1
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener, Register
-from verdictd_py.listeners.kbs.certificates import ServerCertificate
+from verdictd_py.listeners.kbs.certificates import ServerCertificate, first_end
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
@@ -84,15 +85,18 @@ def build_daemon(
     Raises:
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
     """
-    _check_unsafe(settings, unsafe)
+    refuse_disclosure(settings, unsafe)
     count = worker_count(settings.workers)
     tees = known_tees(settings.verifier)
     metrics = None
     if settings.status is not None:
         metrics = BrokerMetrics(tees, count if count > 1 else 0)
         events = metrics.events(events)
-    noted = NotedHeads(events)
-    records = Records.of(settings, unsafe, noted)
+    meter = None if metrics is None else metrics.own.meter
+    tracing = Tracing.of(settings, events)
+    if tracing is not None:
+        events, meter = tracing.events, tracing.meter(meter)
+    records = Records.of(settings, unsafe, events)
     records.deciding.require_own()
     protected = protection(settings, unsafe)
     connections = _connections(settings, separate=count > 1)
@@ -105,7 +109,7 @@ def build_daemon(
         sealed=settings.seal is not None,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
-    shared = _shared_store(settings, unsafe, noted, documents)
+    shared = _shared_store(settings, unsafe, records.noted, documents)
     changes = ForwardedChanges()
     base = Foundation.lay(
         settings,
@@ -116,7 +120,7 @@ def build_daemon(
         connections=connections,
         changes=changes,
         clock=clock,
-        meter=None if metrics is None else metrics.own.meter,
+        meter=meter,
         shared=shared,
     )
     presence = Presence(directory, clock)
@@ -151,7 +155,6 @@ def build_daemon(
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(base.cases, base.audit, publish=publish, probes=probes)
-    base.cases.digests.changed = readiness.request
     live = _Live(base, guests, settings)
     files = () if reread is None else (LiveSettings(settings, reread, live.apply),)
     health = Health(
@@ -159,9 +162,7 @@ def build_daemon(
         base.audit,
         publish=[*publish, *guests.publish],
     )
-    readiness.changed = health.request
-    if shared is not None:
-        shared.objects.flipped.append(health.request)
+    _connect(base, readiness, health)
     guests.connect(readiness, health, lambda: live.settings)
     about.listeners, about.readiness, about.health = listeners, readiness, health
     about.workers = guests.workers
@@ -190,12 +191,13 @@ def build_daemon(
         health=health,
         about=about,
         closing=(
-            base.collateral.close,
+            base.close,
             guests.close,
             presence.close,
             history.close if shared is None else partial(_close_in_order, history, shared),
             *(() if base.sealing is None else (base.sealing.sealer.close,)),
             *(() if status is None else (status.close,)),
+            *(() if tracing is None else (tracing.close,)),
             *(() if metrics is None else (metrics.close,)),
         ),
         limits=base.limits,
@@ -279,6 +281,7 @@ def _sources(  # the parts that gauges are read from
         workers=lambda: (0, 0) if workers is None else (workers.count, len(workers.numbers)),
         collateral=lambda: base.collateral.validity,
         certificates=certificates,
+        client_ca=lambda: None if protected.tls is None else first_end(protected.tls.current.ca),
         unsafe=len(base.unsafe.chosen()),
     )
 
@@ -303,6 +306,14 @@ def _checks(
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     return checks
+
+
+def _connect(base: Foundation, readiness: Readiness, health: Health) -> None:
+    """Have readiness and health examined again when something that they depend on has changed."""
+    base.cases.digests.changed = readiness.request
+    readiness.changed = health.request
+    if base.shared is not None:
+        base.shared.objects.flipped.append(health.request)
 
 
 def _shared_store(
@@ -424,8 +435,8 @@ class _OperatorListeners:
 def _written(settings: Settings) -> dict[str, Path]:
     """Return the directories that the broker writes, by a name for operators."""
     written = {f"{name}/": settings.data_dir / name for name in DIRECTORIES}
-    if settings.kbs_sessions is not None:
-        written["the directory of --kbs-sessions"] = settings.kbs_sessions.parent
+    if settings.kbs_sessions_file is not None:
+        written["the directory of --kbs-sessions"] = settings.kbs_sessions_file.parent
     return {"the data directory": settings.data_dir, **written}
 
 
@@ -437,28 +448,6 @@ def _connections(settings: Settings, *, separate: bool) -> Connections:
     own = connections_of(settings, guests=False, operators=True)
     workers = connections_of(settings, guests=True, operators=False)
     return Connections(workers.guests, own.grpc, workers.warning or own.warning)
-
-
-def _check_unsafe(settings: Settings, unsafe: Unsafe) -> None:
-    """Refuse unsafe options that would disclose the secrets of a real data directory.
-
-    Raises:
-        ConfigError: refused; the message has the cause and the remedy.
-    """
-    if unsafe.root_ca and "data_dir" not in settings.model_fields_set:
-        raise ConfigError(
-            f"{UNSAFE_ROOT_OPTION} needs an explicit --data-dir, "
-            f"so that a rehearsal never uses {DEFAULT_DATA_DIR}"
-        )
-    if unsafe.insecure_sample_verifier and not unsafe.insecure_sample_data_dir:
-        raise ConfigError(
-            f"--insecure-sample-verifier would release every secret in {settings.data_dir} to "
-            "any client; try it with `verdictd-py demo`, or add --insecure-sample-data-dir"
-        )
-    if unsafe.insecure_sample_data_dir and not unsafe.insecure_sample_verifier:
-        raise ConfigError(
-            "--insecure-sample-data-dir has no effect without --insecure-sample-verifier; remove it"
-        )
 
 
 def _names(*modules: ModuleType) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from verdictd_py.config import UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.clock import Clock
 from verdictd_py.daemon.collateral import CollateralService
-from verdictd_py.daemon.database import SharedStore
+from verdictd_py.daemon.database import NotedHeads, SharedStore
 from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.kbs import KbsIdentity, kbs_listener
@@ -32,10 +32,12 @@ from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.ports import Events, Tees
+from verdictd_py.ports.tokenkeys import TokenKeyStore
 from verdictd_py.stages import Meter
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.sharedsessions import SharedSessionStore
+from verdictd_py.storage.tokenkeys import DirectoryTokenKeys
 from verdictd_py.tees.intel.collateral.cache import Fetch
 from verdictd_py.tees.intel.roots import read_root_ca
 from verdictd_py.tsm import TsmQuotes
@@ -47,6 +49,7 @@ class Records:
 
     audit: AuditTrail
     deciding: DecidingFiles
+    noted: NotedHeads
 
     @classmethod
     def of(cls, settings: Settings, unsafe: Unsafe, log: Events, *, writer: str = "") -> Records:
@@ -59,10 +62,10 @@ class Records:
         Raises:
             ConfigError: the key or a sink of the audit trail cannot be used.
         """
-        key = settings.audit_key
+        key, noted = settings.audit_key, NotedHeads(log)
         audit = AuditTrail(
             settings.data_dir / "audit",
-            log,
+            noted,
             mode=int(settings.audit_mode, base=8),
             writer=writer,
             signer=None if key is None else HeadSigner.read(key),
@@ -71,7 +74,7 @@ class Records:
             sinks=_sinks(settings.audit_sink),
             retention=_retention(settings) if not writer else None,
         )
-        return cls(audit, DecidingFiles(settings, unsafe, DigestLog(audit)))
+        return cls(audit, DecidingFiles(settings, unsafe, DigestLog(audit)), noted)
 
 
 def _sinks(texts: Sequence[str]) -> tuple[Delivery, ...]:
@@ -102,9 +105,11 @@ class Foundation:
         limits: limits of the listeners of guests.
         connections: division of the descriptors of the process.
         changes: announced changes after which connected guests are appraised again.
+        token_keys: store of the keys of attestation tokens, for brokers that share an engine.
         meter: measures connections; None if nothing is measured.
         sealing: seals the objects of the data directory; None if they are plain.
         shared: the database of `--store`; None for the data directory.
+        directory: the data directory.
     """
 
     settings: Settings
@@ -117,6 +122,8 @@ class Foundation:
     changes: Changes
     collateral: CollateralService
     cases: UseCases
+    directory: Directory
+    token_keys: TokenKeyStore
     meter: Meter | None = None
     sealing: Sealing | None = None
     shared: SharedStore | None = None
@@ -190,10 +197,17 @@ class Foundation:
             changes,
             collateral,
             cases,
+            directory,
+            DirectoryTokenKeys(directory) if shared is None else shared.token_keys(),
             meter,
             sealing,
             shared,
         )
+
+    async def close(self) -> None:
+        """Close what the use cases have open. Everything that uses them has stopped."""
+        self.directory.close()
+        await self.collateral.close()
 
     def apply(self, new: Settings, connections: Connections) -> None:
         """Put the limits of new settings in force."""
@@ -256,6 +270,7 @@ class GuestListeners:
             events=self.base.audit,
             limits=self.base.limits,
             watch=watch,
+            token_keys=self.base.token_keys,
             passed=self.sockets.get("kbs_http"),
             shared=self.sessions,
             census=None if self.census is None else self.census.listener("kbs_http"),
@@ -263,17 +278,20 @@ class GuestListeners:
         )
 
 
-def connections_of(settings: Settings, *, guests: bool, operators: bool) -> Connections:
+def connections_of(
+    settings: Settings, *, guests: bool, operators: bool, open_files: int | None = None
+) -> Connections:
     """Divide the descriptors of a process among the listeners that it serves.
 
     Args:
         guests, operators: whether the process serves guests, and operators.
+        open_files: how many it may open; None for the limit of this process.
 
     Raises:
         ConfigError: there are too few descriptors.
     """
     return descriptors.divide(
-        descriptors.limit(),
+        descriptors.limit() if open_files is None else open_files,
         guests=settings.max_connections if guests else 0,
         guest_listeners=(1 if settings.kbs_http is None else 2) if guests else 0,
         grpc_listeners=(1 if settings.keyprovider_api is None else 2) if operators else 0,

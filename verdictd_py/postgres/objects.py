@@ -502,24 +502,19 @@ class Objects:
 
     async def follow(self) -> None:
         """Confirm after each notification, and at least each `POLL_SECONDS`, until cancelled."""
-        listening = asyncio.create_task(self._listen(), name="listen for changes")
-        try:
-            while True:
-                self._notified.clear()
-                try:
-                    await self.confirm()
-                    await self._greet()
-                except SealBroken as error:
-                    self._greeted = False
-                    self._refuse("the database", error)
-                except (StorageError, Raced):
-                    self._greeted = False  # the problem is reported by `problem`
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await self._notified.wait()
-        finally:
-            listening.cancel()
-            await asyncio.wait((listening,))
+        while True:
+            self._notified.clear()
+            try:
+                await self.confirm()
+                await self._greet()
+            except SealBroken as error:
+                self._greeted = False
+                self._refuse("the database", error)
+            except (StorageError, Raced):
+                self._greeted = False  # the problem is reported by `problem`
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._notified.wait()
 
     async def _greet(self) -> None:
         if not self._greeted:
@@ -527,9 +522,8 @@ class Objects:
                 await greet()
             self._greeted = True
 
-    async def _listen(self) -> None:
-        """Receive notifications; connect again after each failure, with a longer pause each
-        time."""
+    async def listen(self) -> None:
+        """Receive notifications, until cancelled; connect again after a pause, longer each time."""
         pause = _BACKOFF_SECONDS
         while True:
             with suppress(DatabaseUnavailable, OSError):

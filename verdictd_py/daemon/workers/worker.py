@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 from verdictd_py.config import Settings
 from verdictd_py.daemon.clock import Clock, utc_now
-from verdictd_py.daemon.database import NotedHeads, SharedStore
+from verdictd_py.daemon.database import SharedStore
 from verdictd_py.daemon.foundation import (
     Foundation,
     GuestListeners,
@@ -33,6 +33,7 @@ from verdictd_py.daemon.release import release
 from verdictd_py.daemon.reload import reload_all, restrict_all
 from verdictd_py.daemon.stacks import dump_tasks
 from verdictd_py.daemon.supervisor import Supervisor, Work
+from verdictd_py.daemon.tracing import Tracing
 from verdictd_py.daemon.workers import messages
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.channel import Channel
@@ -91,14 +92,18 @@ class GuestWorker:
         self.metrics = ProcessMetrics.of_worker(start.descriptors, start.number, tees)
         if self.metrics is not None:
             log = self.metrics.events(log)
+        meter = None if self.metrics is None else self.metrics.meter
+        self._tracing = tracing = Tracing.of(settings, log)
+        if tracing is not None:
+            log, meter = tracing.events, tracing.meter(meter)
         self._changes = ForwardedChanges()
         self._share = share = WorkerShare.of(start, channel)
-        noted = NotedHeads(log)
-        self._shared = shared = SharedStore.of(settings, unsafe, noted, worker=True)
+        records = Records.of(settings, unsafe, log, writer=f"-worker{start.number}")
+        self._shared = shared = SharedStore.of(settings, unsafe, records.noted, worker=True)
         self._base = base = Foundation.lay(
             settings,
             unsafe,
-            Records.of(settings, unsafe, noted, writer=f"-worker{start.number}"),
+            records,
             Directory.open(settings.data_dir, unsafe_writable=unsafe.unsafe_writable_files),
             tees=tees,
             connections=connections_of(settings, guests=True, operators=False),
@@ -106,14 +111,11 @@ class GuestWorker:
             clock=clock,
             elsewhere=partial(messages.fetch_collateral, channel),
             judgements=share.judgements,
-            meter=None if self.metrics is None else self.metrics.meter,
+            meter=meter,
             shared=shared,
         )
         if self.metrics is not None:
             self.metrics.watch_audit(base.audit)
-            if share.sessions is not None:
-                sessions = share.sessions
-                self.metrics.watch_sessions(lambda: sessions.counts)
         share.connect(base.cases.connected)
         self._changes.forward = partial(channel.notify, "changed")
         self._examine = asyncio.Event()
@@ -140,6 +142,8 @@ class GuestWorker:
             self._listeners += (http,)
             self._files = http.files
             http.parts = self.parts
+            if self.metrics is not None and http.session_counts is not None:
+                self.metrics.watch_sessions(http.session_counts)
         self._health = Health(checks, _WithoutReadiness(base.audit))
         if shared is not None:
             shared.objects.flipped.append(self._health.request)
@@ -210,7 +214,11 @@ class GuestWorker:
         await release(
             self.supervisor,
             self._listeners,
-            (self._base.collateral.close, *self._closing),
+            (
+                self._base.close,
+                *self._closing,
+                *(() if self._tracing is None else (self._tracing.close,)),
+            ),
             self._base.audit,
             seconds=seconds,
         )
