@@ -6,7 +6,7 @@ A new listener is one class (see `listeners.listener`) and one line in `candidat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -24,6 +24,7 @@ from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.console import Console
 from verdictd_py.daemon.contradictions import refuse_disclosure
 from verdictd_py.daemon.daemon import Daemon, Parts
+from verdictd_py.daemon.database import NotedHeads, SharedStore
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.foundation import Foundation, GuestListeners, Records, connections_of
 from verdictd_py.daemon.guestside import GuestSide, OwnGuests, SeparateGuests
@@ -55,6 +56,8 @@ from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.listeners.shares import Shares
 from verdictd_py.ports import Events
+from verdictd_py.ports.history import HistoryStore
+from verdictd_py.ports.tees import Documents
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.inspection import DIRECTORIES
 from verdictd_py.storage.layout import prepare, share_audit
@@ -98,13 +101,15 @@ def build_daemon(
     protected = protection(settings, unsafe)
     connections = _connections(settings, separate=count > 1)
     sample = unsafe.insecure_sample_verifier
+    documents = [tee.documents for tee in tees if tee.proves or sample]
     directory, inspection = prepare(
         settings.data_dir,
-        [tee.documents for tee in tees if tee.proves or sample],
+        documents,
         unsafe_writable=unsafe.unsafe_writable_files,
         sealed=settings.seal is not None,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
+    shared = _shared_store(settings, unsafe, records.noted, documents)
     changes = ForwardedChanges()
     base = Foundation.lay(
         settings,
@@ -116,6 +121,7 @@ def build_daemon(
         changes=changes,
         clock=clock,
         meter=meter,
+        shared=shared,
     )
     presence = Presence(directory, clock)
     about = About(
@@ -149,7 +155,6 @@ def build_daemon(
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(base.cases, base.audit, publish=publish, probes=probes)
-    base.cases.digests.changed = readiness.request
     live = _Live(base, guests, settings)
     files = () if reread is None else (LiveSettings(settings, reread, live.apply),)
     health = Health(
@@ -157,14 +162,11 @@ def build_daemon(
         base.audit,
         publish=[*publish, *guests.publish],
     )
-    readiness.changed = health.request
+    _connect(base, readiness, health)
     guests.connect(readiness, health, lambda: live.settings)
     about.listeners, about.readiness, about.health = listeners, readiness, health
     about.workers = guests.workers
-    history = HistoryKeeper(
-        base.cases.history,
-        SqliteHistory(settings.data_dir / "history" / "appraisals.sqlite", base.audit),
-    )
+    history = HistoryKeeper(base.cases.history, _history_store(base))
     if metrics is not None:
         metrics.own.watch_audit(base.audit)
         metrics.connect(_sources(base, guests, listeners, protected, health, clock()))
@@ -183,6 +185,7 @@ def build_daemon(
             Work("examine the data directory", partial(inspection.complete, base.audit)),
             *(() if metrics is None else metrics.background),
             *_sealing_work(base, directory),
+            *(() if shared is None else shared.background),
         ),
         readiness=readiness,
         health=health,
@@ -191,7 +194,7 @@ def build_daemon(
             base.close,
             guests.close,
             presence.close,
-            history.close,
+            history.close if shared is None else partial(_close_in_order, history, shared),
             *(() if base.sealing is None else (base.sealing.sealer.close,)),
             *(() if status is None else (status.close,)),
             *(() if tracing is None else (tracing.close,)),
@@ -204,6 +207,7 @@ def build_daemon(
         workers=guests.workers,
         settings=lambda: live.settings,
         metrics=None if metrics is None else metrics.own,
+        shared=shared,
     )
     return Daemon(parts, on_failure=on_failure)
 
@@ -297,9 +301,42 @@ def _checks(
     }
     if base.sealing is not None:
         checks["seal"] = base.sealing.problem
+    if base.shared is not None:
+        checks |= base.shared.checks()
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     return checks
+
+
+def _connect(base: Foundation, readiness: Readiness, health: Health) -> None:
+    """Have readiness and health examined again when something that they depend on has changed."""
+    base.cases.digests.changed = readiness.request
+    readiness.changed = health.request
+    if base.shared is not None:
+        base.shared.objects.flipped.append(health.request)
+
+
+def _shared_store(
+    settings: Settings, unsafe: Unsafe, noted: NotedHeads, documents: Iterable[Documents]
+) -> SharedStore | None:
+    """Return the database of `--store`, which gets the defaults that are missing."""
+    shared = SharedStore.of(settings, unsafe, noted)
+    if shared is not None:
+        shared.write_defaults(documents)
+    return shared
+
+
+def _history_store(base: Foundation) -> HistoryStore:
+    """Return the store of the history."""
+    if base.shared is not None:
+        return base.shared.history(base.audit)
+    return SqliteHistory(base.settings.data_dir / "history" / "appraisals.sqlite", base.audit)
+
+
+async def _close_in_order(history: HistoryKeeper, shared: SharedStore) -> None:
+    """Store what is left, then close the connections to the database."""
+    await history.close()
+    await shared.close()
 
 
 def _sealing_work(base: Foundation, directory: Directory) -> tuple[Work, ...]:
