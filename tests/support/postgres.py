@@ -40,7 +40,9 @@ VARIABLE: Final = "VERDICTD_TEST_POSTGRES"
 _URL: Final = os.environ.get(VARIABLE)
 _REQUIRED: Final = bool(os.environ.get("REQUIRE_ENGINES"))
 
-_TABLES: Final = ("store", "objects", "judgements", "counts", "audit_heads")
+_TABLES: Final = (
+    *("store", "objects", "judgements", "counts", "audit_heads", "sessions", "session_totals"),
+)
 
 
 @dataclass(frozen=True, slots=True)

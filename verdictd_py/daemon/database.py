@@ -97,7 +97,7 @@ class SharedStore:
             ConfigError: the settings cannot be used; the message has the cause and the remedy.
         """
         if settings.store is None:
-            if settings.store_password_file is not None:
+            if settings.store_password_file is not None and not settings.kbs_sessions_database:
                 raise ConfigError(
                     "--store-password-file has no effect without --store; add it, or remove it"
                 )

@@ -273,6 +273,7 @@ class GuestListeners:
             limits=self.base.limits,
             watch=watch,
             token_keys=self.base.token_keys,
+            unsafe=self.base.unsafe,
             passed=self.sockets.get("kbs_http"),
             shared=self.sessions,
             census=None if self.census is None else self.census.listener("kbs_http"),

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from verdictd_py.config import Settings
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.database import open_database
 from verdictd_py.ports import Events, SessionStore
 from verdictd_py.storage.sessions import MemorySessionStore
 from verdictd_py.storage.sharedsessions import SharedSessionStore
@@ -35,7 +36,7 @@ class OpenedSessions:
 
 
 def open_sessions(
-    settings: Settings, events: Events, shared: SharedSessionStore | None
+    settings: Settings, unsafe: Unsafe, events: Events, shared: SharedSessionStore | None
 ) -> OpenedSessions:
     """Open the store that the settings name.
 
@@ -48,6 +49,14 @@ def open_sessions(
     if (url := settings.kbs_sessions_url) is not None:
         engine = ValkeySessionStore.open(url)
         return OpenedSessions(engine, engine.fault, _nothing, engine.close, lambda: engine.counts)
+    if (database := settings.kbs_sessions_database) is not None:
+        opened = open_database(settings, unsafe, database)
+        from verdictd_py.postgres.sessions import (  # noqa: PLC0415  # an optional extra
+            PostgresSessionStore,
+        )
+
+        rows = PostgresSessionStore(opened)
+        return OpenedSessions(rows, rows.fault, _nothing, rows.close, lambda: rows.counts)
     if (file := settings.kbs_sessions_file) is not None:
         sqlite = SqliteSessionStore.open(file, events=events)
         return OpenedSessions(

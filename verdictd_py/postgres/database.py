@@ -105,6 +105,21 @@ class Database:
         async with self._transaction("READ COMMITTED") as connection:
             yield connection
 
+    async def call(self, statement: LiteralString, *values: object) -> Row | None:
+        """Run one statement, a transaction of its own; return its first row, if it has one.
+
+        Raises:
+            Raced, DatabaseUnavailable: see the classes.
+        """
+        with self._translated():
+            pool = await self._opened()
+            seconds = AGAIN_SECONDS if self.problem else WAIT_SECONDS
+            async with pool.connection(seconds) as connection:
+                cursor = await connection.execute(statement, values)
+                row = None if cursor.description is None else await cursor.fetchone()
+        self.problem = ""
+        return row
+
     async def connect(self) -> Connection:
         """Open a connection outside the pool, which commits each statement.
 
