@@ -13,7 +13,7 @@ from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain
 from verdictd_py.cli.store.actions import PROGRAM, Actions, add_action
 from verdictd_py.cli.store.counting import counting
-from verdictd_py.cli.store.database import add_protection_options, settings_of
+from verdictd_py.cli.store.database import add_protection_options, opened_objects, settings_of
 from verdictd_py.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:  # psycopg is an optional extra
@@ -123,25 +123,15 @@ async def _side(
     Raises:
         ConfigError: it cannot be used.
     """
-    from verdictd_py.daemon.database import open_database  # noqa: PLC0415  # slow
-
     if "://" not in site:
         yield _directory_side(Path(site), sealer, plain=plain)
         return
     if sealer is None:
         raise ConfigError("a database has only sealed objects; add --seal file:/path")
-    database = open_database(settings, unsafe, site)
-    from verdictd_py.postgres.copying import DatabaseSide  # noqa: PLC0415  # an optional extra
-    from verdictd_py.postgres.objects import Objects  # noqa: PLC0415
+    async with opened_objects(settings, unsafe, sealer, site) as objects:
+        from verdictd_py.postgres.copying import DatabaseSide  # noqa: PLC0415  # an optional extra
 
-    objects = Objects(database, sealer)
-    try:
-        await objects.confirm()
         yield DatabaseSide(objects)
-    except StorageError as error:
-        raise ConfigError(f"the database cannot be used: {database.problem or error}") from None
-    finally:
-        await objects.close()
 
 
 def _directory_side(path: Path, sealer: EnvelopeSealer | None, *, plain: bool | None) -> Side:
