@@ -246,11 +246,14 @@ class _Connection(AsyncConnection[Row]):
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # noqa: ANN401  # libpq's
-        password = cls._address.password()
-        if password is not None:
-            kwargs["password"] = password
         try:
+            password = cls._address.password()
+            if password is not None:
+                kwargs["password"] = password
             connection = await super().connect(conninfo, **kwargs)
+        except ConfigError as error:
+            cls.problems[cls._address.text] = str(error)
+            raise
         except psycopg.Error as error:
             cls.problems[cls._address.text] = described(error)
             raise

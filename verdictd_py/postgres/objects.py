@@ -39,6 +39,7 @@ from typing import Final
 
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import StorageError
+from verdictd_py.formats.sealed import parse_header
 from verdictd_py.offload import LARGE, offload
 from verdictd_py.ports.sealing import SealBroken, SealedName, Sealer
 from verdictd_py.postgres.database import (
@@ -205,7 +206,9 @@ class Objects:
                 continue
             sealed = self._cached(entry)
             if sealed is not None:
-                return await self._unsealed(entry, sealed)
+                with suppress(SealBroken):  # its key-encryption key may have been rotated
+                    return await self._unsealed(entry, sealed)
+                self._discard(path)
             revision, sealed = await self._row(path)
             if revision == entry.revision and sealed is not None:
                 content = await self._unsealed(entry, sealed)
@@ -576,6 +579,57 @@ class Objects:
         cached = self._sealed.pop(path, None)
         if cached is not None:
             self._sealed_bytes -= len(cached[1])
+
+    # Rotation of the key-encryption key
+
+    async def row_of(self, path: str) -> tuple[Entry | None, bytes | None]:
+        """Return the entry of an object and its sealed row; None for what does not exist.
+
+        Raises:
+            SealBroken: the row is not the one that the ledger has.
+            StorageError: it cannot be read now.
+        """
+        await self.read(path)
+        entry = self.known.get(path)
+        revision, sealed = await self._row(path)
+        if entry is None or revision != entry.revision:
+            return None, None  # it has just been changed, under the newest key
+        return entry, sealed
+
+    async def reseal(self, entry: Entry, sealed: bytes) -> bool:
+        """Seal an object again under the newest key, unless its row has changed.
+
+        Raises:
+            Raced: another transaction changes the same row.
+            StorageError: it cannot be done now.
+        """
+        name = self._name(entry)
+        new = await self.sealer.seal(name, await self.sealer.unseal(name, sealed))
+        async with self.database.writing() as connection:
+            cursor = await connection.execute(
+                "UPDATE objects SET sealed = %s WHERE path = %s AND revision = %s AND sealed = %s",
+                (new, entry.path, entry.revision, sealed),
+            )
+        self._discard(entry.path)
+        return cursor.rowcount == 1
+
+    async def reseal_ledger_key(self, version: str) -> bool:
+        """Seal the ledger's key again, unless this version of the key has sealed it.
+
+        Raises:
+            StorageError: it cannot be done now.
+        """
+        async with self.database.reading() as connection:
+            row = await (await connection.execute("SELECT id, ledger_key FROM store")).fetchone()
+        if row is None or parse_header(bytes(row[1])).version == version:
+            return False
+        name = _key_name(str(row[0]))
+        new = await self.sealer.seal(name, await self.sealer.unseal(name, bytes(row[1])))
+        async with self.database.appending() as connection:
+            cursor = await connection.execute(
+                "UPDATE store SET ledger_key = %s WHERE ledger_key = %s", (new, row[1])
+            )
+        return cursor.rowcount == 1
 
     def remember(self) -> str:
         """Write the mark; return a problem, empty if there is none."""
