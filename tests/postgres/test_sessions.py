@@ -88,7 +88,10 @@ async def test_a_missing_right_is_reported_with_the_cause(
 async def test_a_guest_attests_at_one_broker_and_fetches_at_the_other(
     tmp_path: Path, database: TestDatabase
 ) -> None:
-    shared: dict[str, Any] = {"kbs_sessions": database.url, "store_password_file": database.password_file}
+    shared: dict[str, Any] = {
+        "kbs_sessions": database.url,
+        "store_password_file": database.password_file,
+    }
     (tmp_path / "one" / "data" / "tokens").mkdir(parents=True, mode=0o700)
     (tmp_path / "two" / "data").mkdir(parents=True, mode=0o700)
     async with running_kbs(tmp_path / "one", **shared) as one:
