@@ -50,8 +50,8 @@ AUDITED = {
     "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",
     "reference.retired", "resource.deleted", "resource.exported",
-    "resource.set", "seal.opened", "secret.released", "unsafe.option", "warning.reload", "warning.worker",
-    "worker.started", "worker.stopped",
+    "resource.set", "seal.opened", "secret.released", "unsafe.option", "warning.reload",
+    "warning.worker", "worker.started", "worker.stopped",
 }  # fmt: skip
 
 
