@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 from verdictd_py.errors import ConfigError
 
@@ -19,7 +18,8 @@ _TOKEN: Final = frozenset({"token", "serial", "manufacturer", "model"})
 _SLOT: Final = "slot-id"
 _PATH: Final = _TOKEN | {"object", "id", "type", _SLOT}
 _QUERY: Final = frozenset({"module-path", "module-name", "pin-source"})
-_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_DAMAGED: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,9 @@ def _attributes(text: str, separator: str, known: frozenset[str]) -> dict[str, b
             )
         if name not in known:
             raise _refused(f"its attribute {name[:40]!r} is unknown; remove it")
-        if not equals or name in found or _PERCENT.search(value) or not value.isascii():
+        if not equals or name in found or _DAMAGED.search(value) or not value.isascii():
             raise _refused(f"its attribute {name!r} is repeated or damaged")
-        found[name] = unquote_to_bytes(value)
+        found[name] = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), value.encode())
         if not found[name]:
             raise _refused(f"its attribute {name!r} is empty")
     return found
