@@ -186,7 +186,7 @@ class Foundation:
             collateral,
             cases,
             directory,
-            DirectoryTokenKeys(directory),
+            DirectoryTokenKeys(directory, None if sealing is None else sealing.sealer),
             meter,
             sealing,
         )
