@@ -5,7 +5,7 @@ with the greatest id is the newest, unless the URI names an id. The token wraps 
 AES-GCM (CKM_AES_GCM); the key never leaves it.
 
 All calls of the library are made in one thread, because not every library can do more. A token
-that does not answer in time counts as unavailable; the thread is given up and replaced.
+that does not answer in time counts as unavailable; another thread takes the place of this one.
 """
 
 from __future__ import annotations
