@@ -32,7 +32,7 @@ from verdictd_py.domain import addresses
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.encoding import JsonValue
-from verdictd_py.engineurls import EngineUrl, is_engine_url
+from verdictd_py.engineurls import EngineUrl, is_database, is_engine_url
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
@@ -306,7 +306,7 @@ class Settings(BaseModel):
     @classmethod
     def _check_sessions(cls, value: object) -> object:
         text = str(value) if isinstance(value, Path) else value
-        if isinstance(text, str) and is_engine_url(text):
+        if isinstance(text, str) and is_engine_url(text) and not is_database(text):
             EngineUrl.parse(text)
         return text
 
@@ -388,9 +388,17 @@ class Settings(BaseModel):
 
     @property
     def kbs_sessions_url(self) -> EngineUrl | None:
-        """Engine that stores the sessions; None if a file or the memory does."""
+        """Valkey server that stores the sessions; None if something else does."""
         text = self.kbs_sessions
-        return EngineUrl.parse(text) if text is not None and is_engine_url(text) else None
+        if text is None or not is_engine_url(text) or is_database(text):
+            return None
+        return EngineUrl.parse(text)
+
+    @property
+    def kbs_sessions_database(self) -> str | None:
+        """URL of the PostgreSQL database that stores the sessions; None if something else does."""
+        text = self.kbs_sessions
+        return text if text is not None and is_database(text) else None
 
     @property
     def kbs_sessions_file(self) -> Path | None:

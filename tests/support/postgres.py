@@ -40,7 +40,9 @@ VARIABLE: Final = "VERDICTD_TEST_POSTGRES"
 _URL: Final = os.environ.get(VARIABLE)
 _REQUIRED: Final = bool(os.environ.get("REQUIRE_ENGINES"))
 
-_TABLES: Final = ("store", "objects", "judgements", "counts", "audit_heads")
+_TABLES: Final = (
+    *("store", "objects", "judgements", "counts", "audit_heads", "sessions", "session_totals"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,22 @@ class TestDatabase:
         ) as connection:
             cursor = connection.execute(statement, values)
             return [] if cursor.description is None else cursor.fetchall()
+
+    def stop(self) -> None:
+        """End all connections to the database, and refuse others, until `resume`."""
+        with psycopg.connect(**self.superuser, autocommit=True) as connection:
+            name = sql.Identifier(self.name)
+            connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                (self.name,),
+            )
+
+    def resume(self) -> None:
+        """Accept connections again."""
+        with psycopg.connect(**self.superuser, autocommit=True) as connection:
+            name = sql.Identifier(self.name)
+            connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
 
 
 def absent() -> NoReturn:

@@ -42,7 +42,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (
         ("--kbs-sessions",),
         "STORE",
-        "sessions that brokers share: SQLite file of this host, or valkeys://HOST (memory)",
+        "sessions that brokers share: valkeys://, postgresql://, or a SQLite file (memory)",
     ),
     (
         ("--verifier",),

@@ -6,7 +6,7 @@ A new listener is one class (see `listeners.listener`) and one line in `candidat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -57,6 +57,7 @@ from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.listeners.shares import Shares
 from verdictd_py.ports import Events, Tees
 from verdictd_py.ports.history import HistoryStore
+from verdictd_py.ports.tees import Documents
 from verdictd_py.stages import Meter
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.inspection import DIRECTORIES
@@ -90,8 +91,7 @@ def build_daemon(
     tees = known_tees(settings.verifier)
     observed = _Observed.of(settings, tees, count, events)
     metrics, tracing = observed.metrics, observed.tracing
-    noted = NotedHeads(observed.events)
-    records = Records.of(settings, unsafe, noted)
+    records = Records.of(settings, unsafe, observed.events)
     records.deciding.require_own()
     protected = protection(settings, unsafe)
     connections = _connections(settings, separate=count > 1)
@@ -104,9 +104,7 @@ def build_daemon(
         sealed=settings.seal is not None,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
-    shared = SharedStore.of(settings, unsafe, noted)
-    if shared is not None:
-        shared.write_defaults(documents)
+    shared = _shared_store(settings, unsafe, records.noted, documents)
     changes = ForwardedChanges()
     base = Foundation.lay(
         settings,
@@ -152,7 +150,6 @@ def build_daemon(
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(base.cases, base.audit, publish=publish, probes=probes)
-    base.cases.digests.changed = readiness.request
     live = _Live(base, guests, settings)
     files = () if reread is None else (LiveSettings(settings, reread, live.apply),)
     health = Health(
@@ -160,7 +157,7 @@ def build_daemon(
         base.audit,
         publish=[*publish, *guests.publish],
     )
-    readiness.changed = health.request
+    _connect(base, readiness, health)
     guests.connect(readiness, health, lambda: live.settings)
     about.listeners, about.readiness, about.health = listeners, readiness, health
     about.workers = guests.workers
@@ -335,6 +332,24 @@ def _checks(
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     return checks
+
+
+def _connect(base: Foundation, readiness: Readiness, health: Health) -> None:
+    """Have readiness and health examined again when something that they depend on has changed."""
+    base.cases.digests.changed = readiness.request
+    readiness.changed = health.request
+    if base.shared is not None:
+        base.shared.objects.flipped.append(health.request)
+
+
+def _shared_store(
+    settings: Settings, unsafe: Unsafe, noted: NotedHeads, documents: Iterable[Documents]
+) -> SharedStore | None:
+    """Return the database of `--store`, which gets the defaults that are missing."""
+    shared = SharedStore.of(settings, unsafe, noted)
+    if shared is not None:
+        shared.write_defaults(documents)
+    return shared
 
 
 def _history_store(base: Foundation) -> HistoryStore:

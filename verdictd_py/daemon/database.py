@@ -26,6 +26,7 @@ from verdictd_py.ports import Events, Tees
 from verdictd_py.ports.history import HistoryStore
 from verdictd_py.ports.sealing import SealBroken
 from verdictd_py.ports.tees import Documents
+from verdictd_py.ports.tokenkeys import TokenKeyStore
 from verdictd_py.sealing.sealer import EnvelopeSealer
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.documents import OPA
@@ -96,7 +97,7 @@ class SharedStore:
             ConfigError: the settings cannot be used; the message has the cause and the remedy.
         """
         if settings.store is None:
-            if settings.store_password_file is not None:
+            if settings.store_password_file is not None and not settings.kbs_sessions_database:
                 raise ConfigError(
                     "--store-password-file has no effect without --store; add it, or remove it"
                 )
@@ -146,6 +147,12 @@ class SharedStore:
 
         return PostgresHistory(self.objects, self.broker, events)
 
+    def token_keys(self) -> TokenKeyStore:
+        """Return the store of the keys of attestation tokens."""
+        from verdictd_py.postgres.tokenkeys import PostgresTokenKeys  # noqa: PLC0415
+
+        return PostgresTokenKeys(self.objects)
+
     def announce_to(self, announce: Callable[[], None], digests: DigestLog) -> None:
         """Have changes of documents by any broker announced in this process."""
 
@@ -186,6 +193,7 @@ class SharedStore:
         """Work that runs while the process runs."""
         works = [
             Work("follow the database", self.objects.follow),
+            Work("receive notifications of the database", self.objects.listen),
             Work("store audit heads", self.heads.keep),
         ]
         if self.remembers:

@@ -13,7 +13,7 @@ from verdictd_py.config import UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.clock import Clock
 from verdictd_py.daemon.collateral import CollateralService
-from verdictd_py.daemon.database import SharedStore
+from verdictd_py.daemon.database import NotedHeads, SharedStore
 from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.kbs import KbsIdentity, kbs_listener
@@ -49,6 +49,7 @@ class Records:
 
     audit: AuditTrail
     deciding: DecidingFiles
+    noted: NotedHeads
 
     @classmethod
     def of(cls, settings: Settings, unsafe: Unsafe, log: Events, *, writer: str = "") -> Records:
@@ -61,10 +62,10 @@ class Records:
         Raises:
             ConfigError: the key or a sink of the audit trail cannot be used.
         """
-        key = settings.audit_key
+        key, noted = settings.audit_key, NotedHeads(log)
         audit = AuditTrail(
             settings.data_dir / "audit",
-            log,
+            noted,
             mode=int(settings.audit_mode, base=8),
             writer=writer,
             signer=None if key is None else HeadSigner.read(key),
@@ -73,7 +74,7 @@ class Records:
             sinks=_sinks(settings.audit_sink),
             retention=_retention(settings) if not writer else None,
         )
-        return cls(audit, DecidingFiles(settings, unsafe, DigestLog(audit)))
+        return cls(audit, DecidingFiles(settings, unsafe, DigestLog(audit)), noted)
 
 
 def _sinks(texts: Sequence[str]) -> tuple[Delivery, ...]:
@@ -197,7 +198,9 @@ class Foundation:
             collateral,
             cases,
             directory,
-            DirectoryTokenKeys(directory),
+            DirectoryTokenKeys(directory, None if sealing is None else sealing.sealer)
+            if shared is None
+            else shared.token_keys(),
             meter,
             sealing,
             shared,
@@ -270,6 +273,7 @@ class GuestListeners:
             limits=self.base.limits,
             watch=watch,
             token_keys=self.base.token_keys,
+            unsafe=self.base.unsafe,
             passed=self.sockets.get("kbs_http"),
             shared=self.sessions,
             census=None if self.census is None else self.census.listener("kbs_http"),

@@ -9,6 +9,7 @@ from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.objects import Objects
+from verdictd_py.storage.revisions import DocumentRevisions
 from verdictd_py.storage.stores import (
     DirectoryCollateralStore,
     DirectoryKeyStore,
@@ -39,7 +40,7 @@ class Stores:
         Args:
             objects: reads and writes keys and resources; None for plain files.
         """
-        digests = DigestLog(events)
+        digests = DigestLog(events, DocumentRevisions(directory, events).note)
         return cls(
             DirectoryKeyStore(directory, objects),
             DirectoryResourceStore(directory, events=events, digests=digests, objects=objects),

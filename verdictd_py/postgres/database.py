@@ -6,6 +6,7 @@ the cause in `Database.problem`, which readiness reports.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, LiteralString, Self
@@ -23,8 +24,12 @@ CONNECTIONS: Final = 4
 WAIT_SECONDS: Final = 5.0
 """Maximum time that a transaction waits for a connection."""
 
-RETRY_SECONDS: Final = 30.0
-"""Longest pause between two attempts of the pool to connect again (exponential backoff)."""
+AGAIN_SECONDS: Final = 1.0
+"""The same while the database does not answer, so that clients get the cause soon."""
+
+RETRY_SECONDS: Final = 2.0
+"""Time for which the pool tries to connect again by itself, with growing pauses. Later, each
+transaction makes it try again."""
 
 _MAX_WAITING: Final = 256
 _MAX_TEXT: Final = 200
@@ -49,6 +54,11 @@ class Raced(Exception):  # it never leaves this package
 
 class CommitUnknown(DatabaseUnavailable):
     """The connection ended during the commit, so that it is not known whether it happened."""
+
+
+for _name in ("psycopg", "psycopg.pool"):  # they would write to standard error
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+    logging.getLogger(_name).propagate = False
 
 
 class Database:
@@ -95,6 +105,21 @@ class Database:
         async with self._transaction("READ COMMITTED") as connection:
             yield connection
 
+    async def call(self, statement: LiteralString, *values: object) -> Row | None:
+        """Run one statement, a transaction of its own; return its first row, if it has one.
+
+        Raises:
+            Raced, DatabaseUnavailable: see the classes.
+        """
+        with self._translated():
+            pool = await self._opened()
+            seconds = AGAIN_SECONDS if self.problem else WAIT_SECONDS
+            async with pool.connection(seconds) as connection:
+                cursor = await connection.execute(statement, values)
+                row = None if cursor.description is None else await cursor.fetchone()
+        self.problem = ""
+        return row
+
     async def connect(self) -> Connection:
         """Open a connection outside the pool, which commits each statement.
 
@@ -131,7 +156,8 @@ class Database:
     async def _transaction(self, isolation: str) -> AsyncIterator[Connection]:
         with self._translated():
             pool = await self._opened()
-            async with pool.connection() as connection:
+            seconds = AGAIN_SECONDS if self.problem else WAIT_SECONDS
+            async with pool.connection(seconds) as connection:
                 await connection.execute(f"BEGIN ISOLATION LEVEL {isolation}")
                 try:
                     yield connection
@@ -220,11 +246,14 @@ class _Connection(AsyncConnection[Row]):
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # noqa: ANN401  # libpq's
-        password = cls._address.password()
-        if password is not None:
-            kwargs["password"] = password
         try:
+            password = cls._address.password()
+            if password is not None:
+                kwargs["password"] = password
             connection = await super().connect(conninfo, **kwargs)
+        except ConfigError as error:
+            cls.problems[cls._address.text] = str(error)
+            raise
         except psycopg.Error as error:
             cls.problems[cls._address.text] = described(error)
             raise

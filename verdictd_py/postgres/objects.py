@@ -39,6 +39,7 @@ from typing import Final
 
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import StorageError
+from verdictd_py.formats.sealed import parse_header
 from verdictd_py.offload import LARGE, offload
 from verdictd_py.ports.sealing import SealBroken, SealedName, Sealer
 from verdictd_py.postgres.database import (
@@ -53,6 +54,9 @@ from verdictd_py.postgres.schema import CHANNEL, require_compatible
 
 BOUND_SECONDS: Final = 10.0
 """Longest time for which an object is used after it was replaced or withdrawn at another broker."""
+
+ABSENT_SECONDS: Final = 1.0
+"""Longest time for which an object is reported as absent after another broker has stored it."""
 
 POLL_SECONDS: Final = 3.0
 """Pause between two confirmations, unless a notification arrives."""
@@ -131,6 +135,7 @@ class Objects:
     Attributes:
         changed: called with the paths of objects that have changed, in this process or another one.
         connected: called after the first confirmation, and after each failure that has ended.
+        flipped: called when a confirmation has failed after one that succeeded, and the reverse.
         refused: called with the path and the error of each object that is refused.
     """
 
@@ -139,6 +144,7 @@ class Objects:
         self.sealer = sealer
         self.changed: list[Callable[[Collection[str]], None]] = []
         self.connected: list[Callable[[], Awaitable[None]]] = []
+        self.flipped: list[Callable[[], object]] = []
         self.refused: Callable[[str, StorageError], None] = lambda path, error: None  # noqa: ARG005
         self._mark = mark
         self._state: State | None = None
@@ -151,6 +157,8 @@ class Objects:
         self._notified = asyncio.Event()
         self._greeted = False
         self._refusals: set[str] = set()
+        self._failed: tuple[float, StorageError] | None = None
+        self._failing = False
 
     # Reading
 
@@ -192,10 +200,15 @@ class Objects:
         for _ in range(_ATTEMPTS):
             entry = state.entries.get(path)
             if entry is None or entry.is_deleted:
-                return None
+                if _now() - state.confirmed <= ABSENT_SECONDS:
+                    return None
+                state = await self.confirm()
+                continue
             sealed = self._cached(entry)
             if sealed is not None:
-                return await self._unsealed(entry, sealed)
+                with suppress(SealBroken):  # its key-encryption key may have been rotated
+                    return await self._unsealed(entry, sealed)
+                self._discard(path)
             revision, sealed = await self._row(path)
             if revision == entry.revision and sealed is not None:
                 content = await self._unsealed(entry, sealed)
@@ -237,7 +250,12 @@ class Objects:
         return self._ledger
 
     async def problem(self) -> str:
-        """Return why the store cannot be used now, for readiness; empty if it can."""
+        """Return why the store cannot be used, for readiness; empty if it can.
+
+        It is not usable as soon as it cannot be confirmed, although it is used until the bound.
+        """
+        if self._failed is not None:
+            return self.database.problem or str(self._failed[1])
         try:
             await self.state()
         except StorageError as error:
@@ -330,15 +348,29 @@ class Objects:
             state = self._state
             if state is not None and state.confirmed >= asked:
                 return state  # another caller has waited for the same
+            if self._failed is not None and self._failed[0] >= asked:
+                raise type(self._failed[1])(str(self._failed[1]))
+            begun = _now()
             try:
                 state = await self._confirmed()
             except StorageError as error:
                 if not isinstance(error, DatabaseUnavailable):
                     self.database.problem = str(error)
+                self._failed = begun, error
+                self._note_failure()
                 raise
             self.database.problem = ""
+            self._failed = None
+            self._note_failure()
             newest = self._state
             return newest if newest is not None and newest.change > state.change else state
+
+    def _note_failure(self) -> None:
+        failing = self._failed is not None
+        if failing != self._failing:
+            self._failing = failing
+            for listener in self.flipped:
+                listener()
 
     async def _confirmed(self) -> State:
         begun = _now()
@@ -473,24 +505,19 @@ class Objects:
 
     async def follow(self) -> None:
         """Confirm after each notification, and at least each `POLL_SECONDS`, until cancelled."""
-        listening = asyncio.create_task(self._listen(), name="listen for changes")
-        try:
-            while True:
-                self._notified.clear()
-                try:
-                    await self.confirm()
-                    await self._greet()
-                except SealBroken as error:
-                    self._greeted = False
-                    self._refuse("the database", error)
-                except (StorageError, Raced):
-                    self._greeted = False  # the problem is reported by `problem`
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await self._notified.wait()
-        finally:
-            listening.cancel()
-            await asyncio.wait((listening,))
+        while True:
+            self._notified.clear()
+            try:
+                await self.confirm()
+                await self._greet()
+            except SealBroken as error:
+                self._greeted = False
+                self._refuse("the database", error)
+            except (StorageError, Raced):
+                self._greeted = False  # the problem is reported by `problem`
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._notified.wait()
 
     async def _greet(self) -> None:
         if not self._greeted:
@@ -498,9 +525,8 @@ class Objects:
                 await greet()
             self._greeted = True
 
-    async def _listen(self) -> None:
-        """Receive notifications; connect again after each failure, with a longer pause each
-        time."""
+    async def listen(self) -> None:
+        """Receive notifications, until cancelled; connect again after a pause, longer each time."""
         pause = _BACKOFF_SECONDS
         while True:
             with suppress(DatabaseUnavailable, OSError):
@@ -553,6 +579,57 @@ class Objects:
         cached = self._sealed.pop(path, None)
         if cached is not None:
             self._sealed_bytes -= len(cached[1])
+
+    # Rotation of the key-encryption key
+
+    async def row_of(self, path: str) -> tuple[Entry | None, bytes | None]:
+        """Return the entry of an object and its sealed row; None for what does not exist.
+
+        Raises:
+            SealBroken: the row is not the one that the ledger has.
+            StorageError: it cannot be read now.
+        """
+        await self.read(path)
+        entry = self.known.get(path)
+        revision, sealed = await self._row(path)
+        if entry is None or revision != entry.revision:
+            return None, None  # it has just been changed, under the newest key
+        return entry, sealed
+
+    async def reseal(self, entry: Entry, sealed: bytes) -> bool:
+        """Seal an object again under the newest key, unless its row has changed.
+
+        Raises:
+            Raced: another transaction changes the same row.
+            StorageError: it cannot be done now.
+        """
+        name = self._name(entry)
+        new = await self.sealer.seal(name, await self.sealer.unseal(name, sealed))
+        async with self.database.writing() as connection:
+            cursor = await connection.execute(
+                "UPDATE objects SET sealed = %s WHERE path = %s AND revision = %s AND sealed = %s",
+                (new, entry.path, entry.revision, sealed),
+            )
+        self._discard(entry.path)
+        return cursor.rowcount == 1
+
+    async def reseal_ledger_key(self, version: str) -> bool:
+        """Seal the ledger's key again, unless this version of the key has sealed it.
+
+        Raises:
+            StorageError: it cannot be done now.
+        """
+        async with self.database.reading() as connection:
+            row = await (await connection.execute("SELECT id, ledger_key FROM store")).fetchone()
+        if row is None or parse_header(bytes(row[1])).version == version:
+            return False
+        name = _key_name(str(row[0]))
+        new = await self.sealer.seal(name, await self.sealer.unseal(name, bytes(row[1])))
+        async with self.database.appending() as connection:
+            cursor = await connection.execute(
+                "UPDATE store SET ledger_key = %s WHERE ledger_key = %s", (new, row[1])
+            )
+        return cursor.rowcount == 1
 
     def remember(self) -> str:
         """Write the mark; return a problem, empty if there is none."""

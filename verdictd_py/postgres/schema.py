@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from verdictd_py.errors import ConfigError
+from verdictd_py.postgres import sessionschema
 from verdictd_py.postgres.database import Connection, SchemaUnusable, described
 
 VERSION: Final = 1
@@ -93,6 +94,7 @@ MIGRATIONS: Final = (
                 stored timestamptz NOT NULL DEFAULT now(),
                 PRIMARY KEY (broker, file, records, digest)
             )""",
+            *sessionschema.STATEMENTS,
         ),
     ),
 )
@@ -104,6 +106,7 @@ _RIGHTS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
     ("judgements", "SELECT, INSERT, UPDATE, DELETE"),
     ("counts", "SELECT, INSERT, UPDATE, DELETE"),
     ("audit_heads", "SELECT, INSERT"),
+    *sessionschema.RIGHTS,
 )
 """What brokers may do with each table. Objects are never deleted: a deleted one leaves a row."""
 

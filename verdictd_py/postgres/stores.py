@@ -26,12 +26,20 @@ from verdictd_py.ports import (
     StoredObject,
     has_revision,
 )
+from verdictd_py.postgres import documents, tokenkeys
 from verdictd_py.postgres.ledger import Entry
 from verdictd_py.postgres.objects import Objects, State, Write
 from verdictd_py.storage.digests import DigestLog
+from verdictd_py.storage.documents import OPA
 from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, RESOURCES, adoptable
 
-COLLATERAL_KIND: Final = "collateral"
+_KINDS: Final = {
+    KEYS: Kind.KEY.value,
+    RESOURCES: Kind.RESOURCE.value,
+    COLLATERAL: "collateral",
+    OPA: documents.KIND,
+    "tokens": tokenkeys.KIND,
+}
 
 _IMAGE_POLICY: Final = frozenset(
     LEGACY_RESOURCES[name] for name in ("Policy", "Sigstore Config", "Cosign Key", "GPG Keyring")
@@ -42,8 +50,7 @@ _IMAGE_POLICY: Final = frozenset(
 def kind_of(path: str) -> str:
     """Return the kind of the object with a canonical path, for its seal."""
     top = path.partition("/")[0]
-    kinds = {KEYS: Kind.KEY.value, RESOURCES: Kind.RESOURCE.value, COLLATERAL: COLLATERAL_KIND}
-    return kinds.get(top) or ("document" if top == "opa" else Kind.IMAGE.value)
+    return _KINDS.get(top, Kind.IMAGE.value)
 
 
 def _key_path(key_id: KeyId) -> str:

@@ -29,6 +29,9 @@ from verdictd_py.storage.objects import (
     stored_bytes,
 )
 from verdictd_py.storage.sealedindex import objects_in
+from verdictd_py.storage.tokenkeys import FILE as TOKEN_KEYS
+from verdictd_py.storage.tokenkeys import SEALED_NAME as TOKEN_KEYS_NAME
+from verdictd_py.storage.tokenkeys import TOKENS
 
 BATCH: Final = 32
 """Maximum number of objects in a batch: brokers that change something wait for its end."""
@@ -99,6 +102,7 @@ class Resealing:
     ) -> None:
         self._directory = directory
         self._objects = objects
+        self._sealer = objects.sealer
         self._current = current
         self._progress = progress
 
@@ -144,7 +148,9 @@ class Resealing:
             found = await self._objects.examine(segments)
             return _Planned(segments, found, await self._prepared(segments, found.content))
 
-        return await self._passes(plan)
+        report = await self._passes(plan)
+        await self._reseal_token_keys(report, sealed=True)
+        return report
 
     async def unseal(self) -> Report:
         """Replace each sealed object by a plain one.
@@ -161,7 +167,9 @@ class Resealing:
             found = await self._objects.examine(segments)
             return _Planned(segments, found, Prepared(found.content))
 
-        return await self._passes(plan)
+        report = await self._passes(plan)
+        await self._reseal_token_keys(report, sealed=False)
+        return report
 
     async def verify(self, *, forget: bool = False) -> Report:
         """Unseal every object and compare it with the index; change nothing.
@@ -203,6 +211,43 @@ class Resealing:
                 revisions["/".join(segments)] = revision
         await self._objects.index.rebuild(revisions)
         return len(revisions)
+
+    async def _reseal_token_keys(self, report: Report, *, sealed: bool) -> None:
+        """Seal the shared token keys again, or store them plain; brokers share them in one file.
+
+        Args:
+            sealed: whether they are sealed afterwards, under the newest version of the KEK.
+        """
+        for _ in range(_PASSES):
+            try:
+                if not await pools.read(self._directory.exists, (TOKENS,)):
+                    return
+                stored = await stored_bytes(self._directory, TOKEN_KEYS)
+            except NotFound:
+                return
+            if not is_sealed(stored):
+                return
+            if sealed and parse_header(stored).version == self._current():
+                return
+            try:
+                content = await self._sealer.unseal(TOKEN_KEYS_NAME, stored)
+            except SealBroken as error:
+                report.add_problem(str(error))
+                return
+            new = await self._sealer.seal(TOKEN_KEYS_NAME, content) if sealed else content
+            found = Found(stored, content)
+
+            def change(found: Found = found, new: bytes = new) -> Steps[None]:
+                require_same(self._directory, TOKEN_KEYS, found)
+                yield from self._directory.replacing(TOKEN_KEYS, new)
+
+            try:
+                await exclusively(self._directory, change)
+            except Changed:
+                continue
+            report.changed += 1
+            return
+        raise StorageError("the token keys change too fast; try again")
 
     async def _passes(self, plan: _Plan) -> Report:
         """Plan and make changes until nothing has changed meanwhile."""

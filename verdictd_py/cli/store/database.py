@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verdictd_py.cli.parsing import EXIT_OK, Parser, printable
 from verdictd_py.cli.store.actions import Actions, add_action
 from verdictd_py.errors import ConfigError, StorageError
+from verdictd_py.ports.sealing import SealUnavailable
 
 if TYPE_CHECKING:  # psycopg is an optional extra
     from verdictd_py.config import Settings, Unsafe
+    from verdictd_py.ports.sealing import Sealer
     from verdictd_py.postgres.database import Database
+    from verdictd_py.postgres.objects import Objects
 
 _STATUS = "0 done, 2 an option or the database cannot be used"
 
@@ -135,6 +139,32 @@ def _run(options: argparse.Namespace, work: Callable[[Database], Awaitable[int]]
             await database.close()
 
     return asyncio.run(run())
+
+
+@asynccontextmanager
+async def opened_objects(
+    settings: Settings, unsafe: Unsafe, sealer: Sealer, url: str | None = None
+) -> AsyncIterator[Objects]:
+    """Open the objects of the database of `--store`, or of another URL.
+
+    Raises:
+        ConfigError: it cannot be used; the message has the cause.
+    """
+    from verdictd_py.daemon.database import open_database  # noqa: PLC0415  # slow
+
+    database = open_database(settings, unsafe, url)
+    from verdictd_py.postgres.objects import Objects  # noqa: PLC0415  # an optional extra
+
+    objects = Objects(database, sealer)
+    try:
+        await objects.confirm()
+        yield objects
+    except SealUnavailable:
+        raise
+    except StorageError as error:
+        raise ConfigError(f"the database cannot be used: {database.problem or error}") from None
+    finally:
+        await objects.close()
 
 
 def settings_of(options: argparse.Namespace) -> tuple[Settings, Unsafe]:

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 from verdictd_py.config import Settings
 from verdictd_py.daemon.clock import Clock, utc_now
-from verdictd_py.daemon.database import NotedHeads, SharedStore
+from verdictd_py.daemon.database import SharedStore
 from verdictd_py.daemon.foundation import (
     Foundation,
     GuestListeners,
@@ -98,12 +98,12 @@ class GuestWorker:
             log, meter = tracing.events, tracing.meter(meter)
         self._changes = ForwardedChanges()
         self._share = share = WorkerShare.of(start, channel)
-        noted = NotedHeads(log)
-        self._shared = shared = SharedStore.of(settings, unsafe, noted, worker=True)
+        records = Records.of(settings, unsafe, log, writer=f"-worker{start.number}")
+        self._shared = shared = SharedStore.of(settings, unsafe, records.noted, worker=True)
         self._base = base = Foundation.lay(
             settings,
             unsafe,
-            Records.of(settings, unsafe, noted, writer=f"-worker{start.number}"),
+            records,
             Directory.open(settings.data_dir, unsafe_writable=unsafe.unsafe_writable_files),
             tees=tees,
             connections=connections_of(settings, guests=True, operators=False),
@@ -145,6 +145,8 @@ class GuestWorker:
             if self.metrics is not None and http.session_counts is not None:
                 self.metrics.watch_sessions(http.session_counts)
         self._health = Health(checks, _WithoutReadiness(base.audit))
+        if shared is not None:
+            shared.objects.flipped.append(self._health.request)
         self.supervisor = Supervisor(base.audit, on_failure=on_failure)
 
     async def start(self) -> str:
