@@ -430,3 +430,16 @@ async def test_a_change_while_it_is_sealed_is_not_lost(site: Site) -> None:
         for number in range(40)
     }
     assert contents == {b"new"}
+
+
+async def test_a_running_broker_accepts_nothing_plain_after_the_index_is_removed(
+    site: Site,
+) -> None:
+    await site.keys.create(ONE, key())
+    await sealed(site)
+    await site.keys.get(ONE)
+    for file in (site.data / "seals").iterdir():
+        file.unlink()
+    (site.data / "keys/two").write_bytes(bytes(32))
+    with pytest.raises(SealBroken):
+        await site.keys.get(KeyId.parse("two"))
