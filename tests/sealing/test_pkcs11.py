@@ -197,3 +197,13 @@ def test_a_uri_is_decoded() -> None:
     assert (uri.token, uri.key_id, uri.label) == ({"token": "a b"}, b"\x00\x01", "é")
     assert uri.module == "/x;y"
     assert shutil.which("softhsm2-util")
+
+
+async def test_the_next_wrap_uses_a_new_key_of_the_token(token: Token) -> None:
+    kek = open_key(token.uri)
+    await kek.check()
+    before = kek.current
+    token.import_key()
+    await kek.wrap(DATA_KEY, CONTEXT)
+    assert kek.current != before
+    await kek.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,54 @@ async def test_a_site_is_migrated_rotated_and_unsealed_without_a_pause(
         await store(broker, kek, "unseal")
         assert await kek_of(broker) == plain
         assert (broker.data / "keys" / KID).read_bytes() == KEY
+
+
+async def test_the_key_is_rotated_while_200_guests_attest(
+    tmp_path: Path, platform: SimulatedPlatform, kek: Path
+) -> None:
+    async with running_broker(tmp_path, platform, seal=f"file:{kek}") as broker:
+        for number in range(100):
+            file = broker.data / "keys/default/many" / str(number)
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.write_bytes(bytes(32))
+            file.chmod(0o600)
+        await store(broker, kek, "seal")
+        expected = await kek_of(broker)
+        assert expected["status"] == "OK"
+        rotated = 0
+
+        async def rotate() -> None:
+            nonlocal rotated
+            while guests.remaining:
+                write_key(kek)
+                await store(broker, kek, "rotate")
+                for old in kek.parent.glob("kek.old*"):
+                    old.unlink()
+                rotated += 1
+
+        guests = _Guests(broker, 200)
+        answers, _ = await asyncio.gather(guests.run(8), rotate())
+        assert len(answers) == 200
+        assert all(answer == expected for answer in answers)
+        assert rotated
+
+
+class _Guests:
+    """Guests that attest and request a key, some at a time."""
+
+    def __init__(self, broker: RunningBroker, number: int) -> None:
+        self.remaining = number
+        self._broker = broker
+        self._answers: list[dict[str, object]] = []
+
+    async def run(self, at_once: int) -> list[dict[str, object]]:
+        async def one_after_another() -> None:
+            while self.remaining:
+                self.remaining -= 1
+                self._answers.append(await kek_of(self._broker))
+
+        await asyncio.gather(*(one_after_another() for _ in range(at_once)))
+        return self._answers
 
 
 @pytest.mark.parametrize("cache", [None, 3600.0])

@@ -245,6 +245,19 @@ class SealedObjects:
         Raises:
             NotFound, SealBroken, SealUnavailable, StorageError: see `read`.
         """
+        stored, revision = await self.stored(segments)
+        if not revision:
+            return Found(stored, stored)
+        return Found(stored, await self.unsealed(segments, revision, stored))
+
+    async def stored(self, segments: Segments) -> tuple[bytes, int]:
+        """Return a file and the revision that the index names; 0 if it is plain.
+
+        The envelope is not authenticated. The texts of the errors are for operators only.
+
+        Raises:
+            NotFound, SealBroken, SealUnavailable, StorageError: see `read`.
+        """
         path = "/".join(segments)
         before: tuple[bytes | None, State] | None = None
         for _ in range(_ATTEMPTS):
@@ -263,9 +276,7 @@ class SealedObjects:
                 continue
             if stored is None:
                 raise NotFound("nothing of that name")
-            if not revision:
-                return Found(stored, stored)
-            return Found(stored, await self.unsealed(segments, revision, stored))
+            return stored, revision
         raise StorageError("changes too fast to be read; try again")
 
     def _checked(self, path: str, stored: bytes | None, state: State) -> int:

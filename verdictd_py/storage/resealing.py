@@ -39,7 +39,7 @@ BATCH: Final = 32
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """Size of the objects of a batch after which no other is added."""
 
-_PASSES: Final = 5
+_PASSES: Final = 10
 """Passes over the directory while brokers change what is being sealed."""
 
 MAX_PROBLEMS: Final = 1000
@@ -123,7 +123,7 @@ class Resealing:
             found = await self._plain(segments, report, accept=accept_plain)
             if found is None:
                 return None
-            return _Planned(segments, found, await self._prepared(segments, found.content))
+            return _Planned(segments, found, await self._objects.sealed(segments, found.content))
 
         report = await self._passes(plan)
         if not report.problems:
@@ -143,10 +143,10 @@ class Resealing:
             if not is_sealed(stored):
                 return None
             if parse_header(stored).version == self._current():
-                await self._count(segments, stored, report)
+                self._count(stored, report)
                 return None
             found = await self._objects.examine(segments)
-            return _Planned(segments, found, await self._prepared(segments, found.content))
+            return _Planned(segments, found, await self._objects.sealed(segments, found.content))
 
         report = await self._passes(plan)
         await self._reseal_token_keys(report, sealed=True)
@@ -184,7 +184,7 @@ class Resealing:
 
         async def plan(segments: Segments, report: Report) -> _Planned | None:
             found = await self._objects.examine(segments)
-            await self._count(segments, found.stored, report)
+            self._count(found.stored, report)
             return None
 
         report = await self._passes(plan)
@@ -250,13 +250,16 @@ class Resealing:
         raise StorageError("the token keys change too fast; try again")
 
     async def _passes(self, plan: _Plan) -> Report:
-        """Plan and make changes until nothing has changed meanwhile."""
+        """Plan and make changes until a pass finds nothing to do.
+
+        The last pass finds what brokers have stored meanwhile that they had prepared before.
+        """
         changed = 0
         for _ in range(_PASSES):
             report, is_complete = await self._pass(plan)
-            changed += report.changed
+            changed, is_last = changed + report.changed, not report.changed
             report.changed = changed
-            if is_complete:
+            if is_complete and is_last:
                 return report
         raise StorageError("the store changes too fast; try again")
 
@@ -312,8 +315,6 @@ class Resealing:
 
         await exclusively(self._directory, change)
         report.changed += len(done)
-        for each in done:
-            await self._count(each.segments, each.prepared.stored, report)
         return len(done) == len(batch)
 
     async def _plain(self, segments: Segments, report: Report, *, accept: bool) -> Found | None:
@@ -322,22 +323,19 @@ class Resealing:
         Raises:
             SealBroken: it must have been sealed before, and `accept` is not given.
         """
-        stored = await stored_bytes(self._directory, segments)
-        if is_sealed(stored):
-            await self._objects.examine(segments)
-            await self._count(segments, stored, report)
-            return None
         if await pools.read(self._directory.is_link, segments):
-            raise SealBroken("is a link to a plain file; put a regular file in its place")
-        if accept:
-            return Found(stored, stored)
-        return await self._objects.examine(segments)
+            raise SealBroken("is a link; put a regular file in its place")
+        stored = await stored_bytes(self._directory, segments)
+        if not (accept and not is_sealed(stored)):
+            stored, revision = await self._objects.stored(segments)
+            if revision:
+                self._count(stored, report)
+                return None
+        return Found(stored, stored)
 
-    async def _prepared(self, segments: Segments, content: bytes) -> Prepared:
-        return await self._objects.sealed(segments, content)
-
-    async def _count(self, segments: Segments, stored: bytes, report: Report) -> None:
-        del segments
+    @staticmethod
+    def _count(stored: bytes, report: Report) -> None:
+        """Count a sealed object by the version of the KEK."""
         if is_sealed(stored):
             report.sealed += 1
             version = parse_header(stored).version
