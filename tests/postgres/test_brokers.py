@@ -216,6 +216,7 @@ async def test_heads_of_one_broker_are_printed_as_a_log(
         shared = broker.daemon._parts.shared
         assert shared is not None
         await shared.heads.flush()
+    assert shared is not None
     lines = await logged_heads(shared.objects.database, shared.broker)
     assert [head.digest for head in heads_in(lines)] == [
         fields["digest"] for fields in brokers[1].events.named("audit.head")
