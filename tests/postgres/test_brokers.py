@@ -104,6 +104,18 @@ async def test_a_policy_that_was_withdrawn_at_another_broker_is_not_used(brokers
         await key_of(two)
 
 
+async def test_a_change_at_another_broker_is_announced(brokers: Pair) -> None:
+    one, two = brokers
+    changes = two.attested._guests._changes
+    before = changes.count
+    await create_key(one)
+    await settled(two)
+    assert changes.count == before  # a key changes no decision
+    await set_policy(one, NOBODY)
+    await settled(two)
+    assert changes.count > before
+
+
 async def test_a_connected_guest_loses_access_when_another_broker_withdraws_the_policy(
     brokers: Pair,
 ) -> None:

@@ -98,6 +98,9 @@ async def test_beyond_the_bound_nothing_is_served_without_the_database(
     await keys.get(ONE)
     database.stop()
     try:
+        with pytest.raises(DatabaseUnavailable):
+            await brokers[0].confirm()
+        assert await brokers[0].problem()  # readiness reports it at once
         assert (await documents.get(POLICY)).text == "allows"  # confirmed, until the bound
         await elapse(BOUND_SECONDS)
         for call in (documents.get(POLICY), keys.get(ONE), keys.get(KeyId.parse("two"))):
