@@ -89,6 +89,9 @@ def _add_roles(action: Parser) -> None:
 
 
 def _schema(options: argparse.Namespace) -> int:
+    from verdictd_py.daemon.database import require_psycopg  # noqa: PLC0415  # slow
+
+    require_psycopg()
     from verdictd_py.postgres.schema import roles_script  # noqa: PLC0415  # an optional extra
 
     for name in (options.owner, options.role):
