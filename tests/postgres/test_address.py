@@ -48,6 +48,9 @@ def test_an_address_that_cannot_be_used_is_not_repeated(url: str) -> None:
         Address.parse(url)
     assert "hunter2" not in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert ("--store-password-file" in str(raised.value)) == (
+        "password" in url or ":hunter2@" in url
+    )
 
 
 def test_a_password_on_the_command_line_is_refused() -> None:

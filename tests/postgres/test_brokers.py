@@ -19,7 +19,9 @@ from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
 from verdictd_py.domain.events import FileChanged
 from verdictd_py.errors import ConfigError
+from verdictd_py.events.loggedheads import heads_in
 from verdictd_py.guest.connection import BrokerRefused
+from verdictd_py.postgres.heads import logged_heads
 from verdictd_py.postgres.objects import BOUND_SECONDS, POLL_SECONDS
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -100,6 +102,18 @@ async def test_a_policy_that_was_withdrawn_at_another_broker_is_not_used(brokers
     await until(lambda: len(two.events.of(FileChanged)) > seen)  # it is notified
     with pytest.raises(BrokerRefused):
         await key_of(two)
+
+
+async def test_a_change_at_another_broker_is_announced(brokers: Pair) -> None:
+    one, two = brokers
+    changes = two.attested._guests._changes
+    before = changes.count
+    await create_key(one)
+    await settled(two)
+    assert changes.count == before  # a key changes no decision
+    await set_policy(one, NOBODY)
+    await settled(two)
+    assert changes.count > before
 
 
 async def test_a_connected_guest_loses_access_when_another_broker_withdraws_the_policy(
@@ -205,3 +219,18 @@ async def test_audit_heads_are_stored(brokers: Pair, database: TestDatabase) -> 
     stored = database.execute("SELECT broker, digest FROM verdictd.audit_heads")
     digests = [fields["digest"] for fields in one.events.named("audit.head")]
     assert [(shared.broker, digest) for digest in digests] == stored
+
+
+async def test_heads_of_one_broker_are_printed_as_a_log(
+    brokers: Pair, database: TestDatabase
+) -> None:
+    for broker in brokers:
+        shared = broker.daemon._parts.shared
+        assert shared is not None
+        await shared.heads.flush()
+    assert shared is not None
+    lines = await logged_heads(shared.objects.database, shared.broker)
+    assert [head.digest for head in heads_in(lines)] == [
+        fields["digest"] for fields in brokers[1].events.named("audit.head")
+    ]
+    assert len(await logged_heads(shared.objects.database)) > len(lines)

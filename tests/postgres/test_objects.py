@@ -19,7 +19,6 @@ from verdictd_py.errors import AlreadyExists, Conflict, NotFound, StorageError
 from verdictd_py.ports import ABSENT, ANY
 from verdictd_py.ports.sealing import SealedName, SealUnavailable
 from verdictd_py.postgres.database import Database, DatabaseUnavailable
-from verdictd_py.postgres.mark import Mark
 from verdictd_py.postgres.objects import ABSENT_SECONDS, BOUND_SECONDS, Objects, Write
 from verdictd_py.postgres.stores import PostgresKeyStore
 from verdictd_py.postgres.tokenkeys import PostgresTokenKeys
@@ -99,6 +98,9 @@ async def test_beyond_the_bound_nothing_is_served_without_the_database(
     await keys.get(ONE)
     database.stop()
     try:
+        with pytest.raises(DatabaseUnavailable):
+            await brokers[0].confirm()
+        assert await brokers[0].problem()  # readiness reports it at once
         assert (await documents.get(POLICY)).text == "allows"  # confirmed, until the bound
         await elapse(BOUND_SECONDS)
         for call in (documents.get(POLICY), keys.get(ONE), keys.get(KeyId.parse("two"))):
@@ -112,8 +114,9 @@ async def test_beyond_the_bound_nothing_is_served_without_the_database(
 
 
 async def test_a_notification_makes_a_broker_confirm_at_once(
-    brokers: tuple[Objects, Objects],
+    brokers: tuple[Objects, Objects], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("verdictd_py.postgres.objects.POLL_SECONDS", 1e6)
     one, two = brokers
     changed: list[str] = []
     two.changed.append(changed.extend)
@@ -252,4 +255,3 @@ async def test_many_objects_are_written_as_one_change(brokers: tuple[Objects, Ob
 
     await brokers[0].change(plan)
     assert (await brokers[1].confirm()).change == 300
-    assert isinstance(Mark, type)

@@ -230,14 +230,10 @@ def open_database(settings: Settings, unsafe: Unsafe, url: str | None = None) ->
     Raises:
         ConfigError: the settings cannot be used, or psycopg is not installed.
     """
-    try:
-        from verdictd_py.postgres.address import Address  # noqa: PLC0415  # an optional extra
-        from verdictd_py.postgres.database import Database  # noqa: PLC0415
-    except ImportError:
-        raise ConfigError(
-            "--store needs psycopg, which is not installed; run "
-            "'pip install \"verdictd-py[postgres]\"'"
-        ) from None
+    require_psycopg()
+    from verdictd_py.postgres.address import Address  # noqa: PLC0415  # an optional extra
+    from verdictd_py.postgres.database import Database  # noqa: PLC0415
+
     address = Address.parse(
         url or settings.store or "",
         password_file=settings.store_password_file,
@@ -245,6 +241,22 @@ def open_database(settings: Settings, unsafe: Unsafe, url: str | None = None) ->
     )
     address.password()
     return Database(address)
+
+
+def require_psycopg() -> None:
+    """Import what the package of the database needs.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import psycopg  # noqa: F401, PLC0415  # an optional extra
+        import psycopg_pool  # noqa: F401, PLC0415
+    except ImportError:
+        raise ConfigError(
+            "PostgreSQL needs psycopg, which is not installed; run "
+            "'pip install \"verdictd-py[postgres]\"'"
+        ) from None
 
 
 async def _store_missing(objects: Objects, defaults: dict[str, bytes]) -> None:

@@ -61,8 +61,11 @@ class StoredHeads:
                     self._waiting.popleft()
 
 
-async def logged_heads(database: Database) -> Sequence[str]:
-    """Return all stored heads as lines of a log in JSON, in the order of their records.
+async def logged_heads(database: Database, broker: str | None = None) -> Sequence[str]:
+    """Return stored heads as lines of a log in JSON, in the order of their records.
+
+    Args:
+        broker: id of the broker whose heads are returned; None for all.
 
     Raises:
         StorageError: they cannot be read.
@@ -70,7 +73,8 @@ async def logged_heads(database: Database) -> Sequence[str]:
     async with database.reading() as connection:
         cursor = await connection.execute(
             "SELECT broker, file, records, digest, signature, stored FROM audit_heads"
-            " ORDER BY broker, file, records"
+            " WHERE %(broker)s::text IS NULL OR broker = %(broker)s ORDER BY broker, file, records",
+            {"broker": broker},
         )
         rows = await cursor.fetchall()
     names = ("broker", "file", "records", "digest", "signature")

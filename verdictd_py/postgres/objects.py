@@ -30,8 +30,7 @@ import hmac
 import secrets
 import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,14 +42,25 @@ from verdictd_py.formats.sealed import parse_header
 from verdictd_py.offload import LARGE, offload
 from verdictd_py.ports.sealing import SealBroken, SealedName, Sealer
 from verdictd_py.postgres.database import (
-    Connection,
     Database,
     DatabaseUnavailable,
     Raced,
 )
+from verdictd_py.postgres.envelopes import Envelopes
 from verdictd_py.postgres.ledger import DELETED, Entry, Ledger
 from verdictd_py.postgres.mark import Mark
-from verdictd_py.postgres.schema import CHANNEL, require_compatible
+from verdictd_py.postgres.rows import (
+    StateRow,
+    advance,
+    changed_since,
+    create_store,
+    read_sealed,
+    read_state,
+    replace_envelope,
+    replace_ledger_key,
+    upsert,
+)
+from verdictd_py.postgres.schema import CHANNEL
 
 BOUND_SECONDS: Final = 10.0
 """Longest time for which an object is used after it was replaced or withdrawn at another broker."""
@@ -61,12 +71,6 @@ ABSENT_SECONDS: Final = 1.0
 POLL_SECONDS: Final = 3.0
 """Pause between two confirmations, unless a notification arrives."""
 
-MAX_CACHED_BYTES: Final = 32 * 1024 * 1024
-"""Size of the sealed objects in memory. They are as useless to a reader as those in the
-database."""
-
-MAX_CACHED_OBJECT: Final = 1024 * 1024
-
 _ATTEMPTS: Final = 50
 """Attempts of a change that collides with those of other brokers; each time, one of them
 succeeds."""
@@ -75,16 +79,6 @@ _MAX_REPORTED: Final = 1000
 
 _BACKOFF_SECONDS: Final = 0.02
 _MAX_BACKOFF_SECONDS: Final = 0.5
-
-_STATE: Final = (
-    "SELECT (SELECT coalesce(max(version), 0) FROM migrations),"
-    " (SELECT coalesce(max(min_compatible), 0) FROM migrations),"
-    " s.id, s.change, s.tag, s.ledger_key FROM (VALUES (1)) AS v LEFT JOIN store s ON true"
-)
-_CHANGED: Final = (
-    "SELECT path, kind, revision, CASE WHEN sealed IS NULL THEN -1 ELSE abs(size) END, changed"
-    " FROM objects WHERE revision > %s"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +146,7 @@ class Objects:
         self._sorted: tuple[int, list[str]] = (-1, [])
         self._refreshing = asyncio.Lock()
         self._writing = asyncio.Lock()
-        self._sealed: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
-        self._sealed_bytes = 0
+        self._envelopes = Envelopes()
         self._notified = asyncio.Event()
         self._greeted = False
         self._refusals: set[str] = set()
@@ -204,15 +197,15 @@ class Objects:
                     return None
                 state = await self.confirm()
                 continue
-            sealed = self._cached(entry)
+            sealed = self._envelopes.get(entry)
             if sealed is not None:
                 with suppress(SealBroken):  # its key-encryption key may have been rotated
                     return await self._unsealed(entry, sealed)
-                self._discard(path)
+                self._envelopes.discard(path)
             revision, sealed = await self._row(path)
             if revision == entry.revision and sealed is not None:
                 content = await self._unsealed(entry, sealed)
-                self._cache(entry, sealed)
+                self._envelopes.add(entry, sealed)
                 return content
             state = await self.confirm()
             if state.entries.get(path) == entry:
@@ -326,9 +319,8 @@ class Objects:
         change, begun = state.change + len(rows), _now()
         tag = ledger.tag(change, total)
         async with self.database.writing() as connection:
-            await _advance(connection, state, change, tag)
-            await _upsert(connection, rows)
-            await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(change)))
+            await advance(connection, (state.change, state.tag), (change, tag))
+            await upsert(connection, rows)
         new = State(change, total, tag, {**state.entries, **entries}, begun)
         self._apply(new, entries)
         return new
@@ -377,15 +369,11 @@ class Objects:
         known = self._state
         since = 0 if known is None else known.change
         async with self.database.reading() as connection:
-            row = await (await connection.execute(_STATE)).fetchone()
-            assert row is not None  # noqa: S101  # a left join of one row
-            version, compatible, store, change, tag, key = row
-            require_compatible(version, compatible)
+            row = await read_state(connection)
             rows: list[Entry] = []
-            if store is not None and (known is None or change != since):
-                cursor = await connection.execute(_CHANGED, (since,))
-                rows = [Entry(*each) for each in await cursor.fetchall()]
-        if store is None:
+            if row is not None and (known is None or row.change != since):
+                rows = await changed_since(connection, since)
+        if row is None:
             if known is not None or (self._mark is not None and self._mark.store):
                 raise StoreAltered(
                     "the database is empty, and this broker has used it before; restore it from a "
@@ -393,8 +381,8 @@ class Objects:
                 )
             await self._create()
             return await self._confirmed()
-        ledger = await self._opened(str(store), bytes(key))
-        state = await self._verified(ledger, known, rows, int(change), bytes(tag), begun)
+        ledger = await self._opened(row.store, row.key)
+        state = await self._verified(ledger, known, rows, row, begun)
         self._apply(state, {entry.path: entry for entry in rows})
         return state
 
@@ -403,8 +391,7 @@ class Objects:
         ledger: Ledger,
         known: State | None,
         rows: Sequence[Entry],
-        change: int,
-        tag: bytes,
+        row: StateRow,
         begun: float,
     ) -> State:
         """Return the state after these changed entries.
@@ -412,6 +399,7 @@ class Objects:
         Raises:
             StoreAltered: the tag is not that of the entries, or the number decreases.
         """
+        change, tag = row.change, row.tag
         seen = known.change if known is not None else 0
         if self._mark is not None:
             seen = max(seen, self._mark.change)
@@ -456,7 +444,7 @@ class Objects:
             if before is None or before.entries.get(path) != entry
         ]
         for path in paths:
-            self._discard(path)
+            self._envelopes.discard(path)
         if paths and before is not None:
             for listener in self.changed:
                 listener(paths)
@@ -486,11 +474,7 @@ class Objects:
         tag = Ledger(store, SecretBytes(key)).tag(0, 0)
         with suppress(Raced):
             async with self.database.writing() as connection:
-                await connection.execute(
-                    "INSERT INTO store (id, change, tag, ledger_key) VALUES (%s, 0, %s, %s)"
-                    " ON CONFLICT (one) DO NOTHING",
-                    (store, tag, sealed),
-                )
+                await create_store(connection, StateRow(store, 0, tag, sealed))
 
     # Following
 
@@ -543,13 +527,7 @@ class Objects:
 
     async def _row(self, path: str) -> tuple[int | None, bytes | None]:
         async with self.database.reading() as connection:
-            cursor = await connection.execute(
-                "SELECT revision, sealed FROM objects WHERE path = %s", (path,)
-            )
-            row = await cursor.fetchone()
-        if row is None:
-            return None, None
-        return int(row[0]), None if row[1] is None else bytes(row[1])
+            return await read_sealed(connection, path)
 
     def _name(self, entry: Entry) -> SealedName:
         assert self._ledger is not None  # noqa: S101  # an entry was read with it
@@ -557,28 +535,6 @@ class Objects:
 
     async def _unsealed(self, entry: Entry, sealed: bytes) -> bytes:
         return await self.sealer.unseal(self._name(entry), sealed)
-
-    def _cached(self, entry: Entry) -> bytes | None:
-        cached = self._sealed.get(entry.path)
-        if cached is None or cached[0] != entry.revision:
-            return None
-        self._sealed.move_to_end(entry.path)
-        return cached[1]
-
-    def _cache(self, entry: Entry, sealed: bytes) -> None:
-        if len(sealed) > MAX_CACHED_OBJECT:
-            return
-        self._discard(entry.path)
-        self._sealed[entry.path] = entry.revision, sealed
-        self._sealed_bytes += len(sealed)
-        while self._sealed_bytes > MAX_CACHED_BYTES:
-            _, (_, evicted) = self._sealed.popitem(last=False)
-            self._sealed_bytes -= len(evicted)
-
-    def _discard(self, path: str) -> None:
-        cached = self._sealed.pop(path, None)
-        if cached is not None:
-            self._sealed_bytes -= len(cached[1])
 
     # Rotation of the key-encryption key
 
@@ -606,12 +562,9 @@ class Objects:
         name = self._name(entry)
         new = await self.sealer.seal(name, await self.sealer.unseal(name, sealed))
         async with self.database.writing() as connection:
-            cursor = await connection.execute(
-                "UPDATE objects SET sealed = %s WHERE path = %s AND revision = %s AND sealed = %s",
-                (new, entry.path, entry.revision, sealed),
-            )
-        self._discard(entry.path)
-        return cursor.rowcount == 1
+            replaced = await replace_envelope(connection, entry, sealed, new)
+        self._envelopes.discard(entry.path)
+        return replaced
 
     async def reseal_ledger_key(self, version: str) -> bool:
         """Seal the ledger's key again, unless this version of the key has sealed it.
@@ -620,16 +573,13 @@ class Objects:
             StorageError: it cannot be done now.
         """
         async with self.database.reading() as connection:
-            row = await (await connection.execute("SELECT id, ledger_key FROM store")).fetchone()
-        if row is None or parse_header(bytes(row[1])).version == version:
+            row = await read_state(connection)
+        if row is None or parse_header(row.key).version == version:
             return False
-        name = _key_name(str(row[0]))
-        new = await self.sealer.seal(name, await self.sealer.unseal(name, bytes(row[1])))
+        name = _key_name(row.store)
+        new = await self.sealer.seal(name, await self.sealer.unseal(name, row.key))
         async with self.database.appending() as connection:
-            cursor = await connection.execute(
-                "UPDATE store SET ledger_key = %s WHERE ledger_key = %s", (new, row[1])
-            )
-        return cursor.rowcount == 1
+            return await replace_ledger_key(connection, row.key, new)
 
     def remember(self) -> str:
         """Write the mark; return a problem, empty if there is none."""
@@ -657,34 +607,6 @@ async def _altered(
     if known is None:
         path = await offload(LARGE, partial(ledger.blame, entries, change, tag))
     return f"{path} has an older row than its last one" if path else "a row is missing or older"
-
-
-async def _advance(connection: Connection, state: State, change: int, tag: bytes) -> None:
-    """Set the state of the store, unless it has changed.
-
-    Raises:
-        Raced: it has.
-    """
-    cursor = await connection.execute(
-        "UPDATE store SET change = %s, tag = %s WHERE change = %s AND tag = %s",
-        (change, tag, state.change, state.tag),
-    )
-    if cursor.rowcount != 1:
-        raise Raced
-
-
-async def _upsert(connection: Connection, rows: Iterable[tuple[Entry, bytes | None]]) -> None:
-    async with connection.cursor() as cursor:
-        await cursor.executemany(
-            "INSERT INTO objects (path, kind, revision, size, changed, sealed)"
-            " VALUES (%s, %s, %s, %s, %s, %s)"
-            " ON CONFLICT (path) DO UPDATE SET kind = EXCLUDED.kind, revision = EXCLUDED.revision,"
-            " size = EXCLUDED.size, changed = EXCLUDED.changed, sealed = EXCLUDED.sealed",
-            [
-                (entry.path, entry.kind, entry.revision, entry.size, entry.changed, sealed)
-                for entry, sealed in rows
-            ],
-        )
 
 
 def _now() -> float:

@@ -103,6 +103,16 @@ _TEXTS: Final[dict[str, tuple[str, str, Any]]] = {
         FILE,
         "/var/lib/verdictd-py",
     ),
+    "store": (
+        "Database that brokers share instead of a data directory; it needs seal.",
+        "URL of PostgreSQL, without a password",
+        "postgresql://verdictd@db.example/verdictd",
+    ),
+    "store_password_file": (
+        "File with the password of that user of the database.",
+        FILE,
+        f"{_ETC}/db-password",
+    ),
     "collateral": (
         "JSON file or directory of collateral, used instead of fetching it.",
         FILE,

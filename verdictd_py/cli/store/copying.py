@@ -85,8 +85,10 @@ async def _copied(
     unsafe: Unsafe,
     progress: Callable[[int, int], None],
 ) -> Report:
-    from verdictd_py.daemon.sealing import sealer_of  # noqa: PLC0415  # slow
+    from verdictd_py.daemon.database import require_psycopg  # noqa: PLC0415  # slow
+    from verdictd_py.daemon.sealing import sealer_of  # noqa: PLC0415
 
+    require_psycopg()
     async with AsyncExitStack() as stack:
         sealer = sealer_of(settings)
         if sealer is not None:

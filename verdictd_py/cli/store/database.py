@@ -58,6 +58,9 @@ def add(actions: Actions[Parser]) -> None:
         "records that were cut off, also if the whole host of that broker was replaced.",
     )
     add_database_options(heads)
+    heads.add_argument(
+        "--broker", metavar="ID", help="only of this one: postgres/broker-id in its data directory"
+    )
 
 
 def add_database_options(action: Parser) -> None:
@@ -86,6 +89,9 @@ def _add_roles(action: Parser) -> None:
 
 
 def _schema(options: argparse.Namespace) -> int:
+    from verdictd_py.daemon.database import require_psycopg  # noqa: PLC0415  # slow
+
+    require_psycopg()
     from verdictd_py.postgres.schema import roles_script  # noqa: PLC0415  # an optional extra
 
     for name in (options.owner, options.role):
@@ -115,7 +121,7 @@ def _heads(options: argparse.Namespace) -> int:
     async def work(database: Database) -> int:
         from verdictd_py.postgres.heads import logged_heads  # noqa: PLC0415  # an optional extra
 
-        for line in await logged_heads(database):
+        for line in await logged_heads(database, options.broker):
             print(printable(line))
         return EXIT_OK
 
