@@ -51,6 +51,12 @@ MAX_WORKERS: Final = 128
 # plug-ins in all of them, which takes milliseconds of the start.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
+CREDENTIAL: Final = "credential:"
+"""Beginning of a path that stands for a credential of systemd."""
+
+CREDENTIALS: Final = Path("/run/credentials/verdictd-py.service")
+"""Where systemd puts the credentials of the unit, for commands outside of it (systemd.exec(5))."""
+
 Address = addresses.Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -203,6 +209,8 @@ class Settings(BaseModel):
     def _refuse_empty_path(cls, value: object) -> object:
         if value == "":  # pathlib reads it as the working directory
             raise ValueError("it is empty: write a path, or remove it")
+        if isinstance(value, str) and value.startswith(CREDENTIAL):
+            return credential(value.removeprefix(CREDENTIAL))
         return value
 
     @field_validator(*("verifier", "collateral_url", "collateral_pin", "audit_sink"), mode="before")
@@ -353,6 +361,18 @@ class Settings(BaseModel):
     @property
     def kbs_http_address(self) -> Address | None:
         return None if self.kbs_http is None else Address.parse(self.kbs_http)
+
+
+def credential(name: str) -> Path:
+    """Return the file of a credential of systemd (`LoadCredential=NAME:FILE`).
+
+    Raises:
+        ValueError: it is not a name; the message has the remedy.
+    """
+    if not name or "/" in name or name in (".", ".."):
+        raise ValueError(f"{name!r} is not the name of a credential: write credential:NAME")
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return (Path(directory) if Path(directory).is_absolute() else CREDENTIALS) / name
 
 
 def parse_default_key(text: str) -> ExistingKey | KbsKey:

@@ -176,6 +176,7 @@ class TestValidate:
             ('collateral_proxy = "socks9://x"', "collateral_proxy"),
             ('audit_group = "adm"', "audit_group"),
             ('audit_sink = "nowhere"', "audit_sink"),
+            ("seal_strict = true", "seal_strict"),
         ],
     )
     def test_settings_that_contradict_each_other(self, text: str, setting: str) -> None:

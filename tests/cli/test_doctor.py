@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from tests.support.command import Run, run, run_here
 from tests.support.documents import follows
 from tests.support.installation import PINNED, Installation, certificate, private, public
+from tests.support.kubernetes import Volume
 from tests.support.ratstls import collateral
 from verdictd_py.cli import libraries
 from verdictd_py.daemon.diagnosis import host
@@ -339,6 +340,10 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
         )(one),
         [("collateral", "failure", "has no certificates in PEM; check --collateral-ca")],
     ),
+    "a seal whose key is missing": (
+        settings(seal="file:/nowhere/kek"),
+        [("seal", "failure", "cannot read the key file /nowhere")],
+    ),
     # settings
     "two settings that are wrong": (
         settings(idle_timeout=0, lissten="x"),
@@ -531,6 +536,32 @@ def test_for_people(installation: Installation) -> None:
 def test_an_unknown_user(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     ended = run_here(["doctor", "--user", "no-such-user"], capfdbinary)
     assert "correct --user" in ended.complaint(2, "verdictd-py doctor")
+
+
+def test_every_file_can_come_from_a_mounted_secret(
+    installation: Installation, doctor: Doctor
+) -> None:
+    """The kubelet's volumes consist of links, and its files have mode 0644 by default."""
+    names = ("tls.crt", "tls.key", "ca.crt", "roles.toml", "kbs.crt", "kbs.key", "token.key")
+    names += ("admins.toml", "admin.pem", "audit.key")
+    volume = Volume(installation.root / "secret")
+    volume.write({name: (installation.root / name).read_bytes() for name in names}, mode=0o644)
+    for name in names:
+        (installation.root / name).unlink()
+    for setting, value in installation.settings.items():
+        if str(value).startswith(str(installation.root)) and Path(value).name in names:
+            installation.settings[setting] = str(volume.path / Path(value).name)
+    assert doctor() == (0, [])
+
+
+def test_every_file_can_be_a_credential(
+    installation: Installation, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(installation.root))
+    for setting, value in installation.settings.items():
+        if str(value).startswith(str(installation.root)) and setting != "data_dir":
+            installation.settings[setting] = f"credential:{Path(value).name}"
+    assert doctor() == (0, [])
 
 
 def test_a_key_is_named_once(installation: Installation, doctor: Doctor) -> None:

@@ -103,6 +103,17 @@ _TEXTS: Final[dict[str, tuple[str, str, Any]]] = {
         FILE,
         "/var/lib/verdictd-py",
     ),
+    "seal": (
+        "Key that seals stored keys and resources: file:/path, credential:NAME or pkcs11:...",
+        "URI",
+        "credential:kek",
+    ),
+    "seal_strict": ("Whether objects that are not sealed are refused.", SWITCH, True),
+    "seal_cache_seconds": (
+        "How long unwrapped data keys are used again, also while the key's provider fails.",
+        SECONDS,
+        60,
+    ),
     "collateral": (
         "JSON file or directory of collateral, used instead of fetching it.",
         FILE,

@@ -14,6 +14,7 @@ from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.diagnosis.finding import Finding, Result, refusal, summary, validity
 from verdictd_py.daemon.health import shortage
 from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.daemon.sealing import Sealing, sealer_of
 from verdictd_py.daemon.usecases import use_cases
 from verdictd_py.domain.events import WarningCollateral
 from verdictd_py.domain.eventtypes import Event
@@ -29,6 +30,9 @@ from verdictd_py.tees.registry import known_tees
 
 MAX_EXAMINED: Final = 100_000
 """Files of the data directory that are examined."""
+
+_LOCAL_SEALS: Final = frozenset({"file", "credential", "pkcs11"})
+"""Providers of the seal's key that need no network."""
 
 _COLLATERAL_SOON: Final = timedelta(days=7)
 """Intel's collateral is valid for 30 days."""
@@ -204,6 +208,25 @@ async def _collateral(
     return list(summary("collateral", source, found, "it can be used; nothing was fetched now"))
 
 
+async def seal(settings: Settings) -> list[Finding]:
+    """Check the key that seals the stored objects; one in a network is not contacted."""
+    if settings.seal is None:
+        return []
+    scheme = settings.seal.partition(":")[0]
+    found: list[Finding] = []
+    try:
+        sealer = sealer_of(settings)
+        if sealer is not None and scheme in _LOCAL_SEALS:
+            try:
+                await sealer.check()
+            finally:
+                await sealer.close()
+    except (ConfigError, StorageError) as error:
+        found.append(Finding("seal", f"--seal {scheme}:", Result.FAILURE, str(error)))
+    text = "it can be used" if scheme in _LOCAL_SEALS else "it is valid; nothing was contacted"
+    return list(summary("seal", f"--seal {scheme}:", found, text))
+
+
 def _source(settings: Settings) -> str:
     if settings.collateral is not None:
         return f"--collateral {settings.collateral}"
@@ -229,6 +252,10 @@ async def _policies(  # what the use cases are built from
 ) -> list[Finding]:
     collected = _Collected()
     try:
+        sealing = Sealing.of(settings, opened, collected)
+    except ConfigError:
+        sealing = None  # `seal` reports it
+    try:
         cases = use_cases(
             settings,
             unsafe,
@@ -238,6 +265,7 @@ async def _policies(  # what the use cases are built from
             root_ca_der=root_ca,
             clock=lambda: now,
             events=collected,
+            objects=None if sealing is None else sealing.objects,
         )
     except ConfigError as error:
         return [Finding("policies", "", Result.FAILURE, str(error))]
