@@ -542,8 +542,10 @@ def test_every_file_can_come_from_a_mounted_secret(
     installation: Installation, doctor: Doctor
 ) -> None:
     """The kubelet's volumes consist of links, and its files have mode 0644 by default."""
-    names = ("tls.crt", "tls.key", "ca.crt", "roles.toml", "kbs.crt", "kbs.key", "token.key")
-    names += ("admins.toml", "admin.pem", "audit.key")
+    names = (
+        *("tls.crt", "tls.key", "ca.crt", "roles.toml", "kbs.crt", "kbs.key", "token.key"),
+        *("admins.toml", "admin.pem", "audit.key"),
+    )
     volume = Volume(installation.root / "secret")
     volume.write({name: (installation.root / name).read_bytes() for name in names}, mode=0o644)
     for name in names:

@@ -78,15 +78,6 @@ class Tools:
 
     def image(self, tag: str, arch: str, base: str | None, labels: Sequence[str]) -> None:
         """Build the image from the files of the checkout that git knows."""
-        context = self.work / "context"
-        shutil.rmtree(context, ignore_errors=True)
-        files = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.split("\0")
-        for name in filter(None, files):
-            target = context / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
         arguments = [*labels, *([f"BASE={base}"] if base is not None else [])]
         mounts = ("-v", f"{_CERTIFICATES}:{_CERTIFICATES}:ro") if "PIP_CERT" in os.environ else ()
         self.run(
@@ -95,8 +86,22 @@ class Tools:
             *("--pull=never" if base is not None else "--pull=true", *mounts),
             *(word for one in arguments for word in ("--build-arg", one)),
             ".",
-            cwd=context,
+            cwd=self._context(),
         )
+
+    def _context(self) -> Path:
+        """Copy the files once: every build of a run has the same ones."""
+        context = self.work / "context"
+        if context.exists():
+            return context
+        files = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split("\0")
+        for name in filter(None, files):
+            target = context / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+        return context
 
     def push(self, tag: str, target: str) -> str:
         """Write an image; return the digest of its manifest.
