@@ -32,6 +32,7 @@ from verdictd_py.domain import addresses
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.encoding import JsonValue
+from verdictd_py.engineurls import EngineUrl, is_engine_url
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
@@ -132,7 +133,8 @@ class Settings(BaseModel):
     kbs_tls_key: Path | None = None
     kbs_admins: Path | None = None
     kbs_token_key: Path | None = None
-    kbs_sessions: Path | None = None
+    kbs_token_key_days: Annotated[float, Field(gt=0, le=3650)] = 30
+    kbs_sessions: str | None = None
     verifier: tuple[str, ...] = ()
     attester: Literal["nullattester", "tdx"] = "nullattester"
     mutual: bool = True
@@ -183,6 +185,8 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
+    traces: str | None = None
+    reload_on_change: bool = False
     workers: int | Literal["auto"] = 1
 
     @field_validator("workers", mode="before")
@@ -271,12 +275,30 @@ class Settings(BaseModel):
             Address.parse(value, unix_allowed=True)
         return value
 
+    @field_validator("traces")
+    @classmethod
+    def _check_traces(cls, value: str | None) -> str | None:
+        if value is not None and not _is_origin(value):
+            raise ValueError(
+                "it is not the address of a collector: write http://HOST:PORT or "
+                "https://HOST:PORT, usually with port 4317"
+            )
+        return value
+
     @field_validator("default_wrap_key")
     @classmethod
     def _check_default_key(cls, value: str | None) -> str | None:
         if value is not None:
             parse_default_key(value)
         return value
+
+    @field_validator("kbs_sessions", mode="before")
+    @classmethod
+    def _check_sessions(cls, value: object) -> object:
+        text = str(value) if isinstance(value, Path) else value
+        if isinstance(text, str) and is_engine_url(text):
+            EngineUrl.parse(text)
+        return text
 
     @field_validator("wrap_key_prefix")
     @classmethod
@@ -355,6 +377,18 @@ class Settings(BaseModel):
         return None if self.wrap_key_prefix is None else _segments(self.wrap_key_prefix)
 
     @property
+    def kbs_sessions_url(self) -> EngineUrl | None:
+        """Engine that stores the sessions; None if a file or the memory does."""
+        text = self.kbs_sessions
+        return EngineUrl.parse(text) if text is not None and is_engine_url(text) else None
+
+    @property
+    def kbs_sessions_file(self) -> Path | None:
+        """File that stores the sessions; None if an engine or the memory does."""
+        text = self.kbs_sessions
+        return None if text is None or is_engine_url(text) else Path(text)
+
+    @property
     def status_address(self) -> Address | None:
         return None if self.status is None else Address.parse(self.status)
 
@@ -373,6 +407,16 @@ def credential(name: str) -> Path:
         raise ValueError(f"{name!r} is not the name of a credential: write credential:NAME")
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     return (Path(directory) if Path(directory).is_absolute() else CREDENTIALS) / name
+
+
+def _is_origin(url: str) -> bool:
+    """Return whether a URL has a scheme of HTTP, a host and a port, and nothing else."""
+    try:
+        parts = urlsplit(url)
+        is_complete = parts.scheme in ("http", "https") and parts.hostname and parts.port
+    except ValueError:  # of the port
+        return False
+    return bool(is_complete) and url == f"{parts.scheme}://{parts.netloc}" and "@" not in url
 
 
 def parse_default_key(text: str) -> ExistingKey | KbsKey:

@@ -25,7 +25,7 @@ DEBUG = {"connection.probed"}
 WARNINGS = {
     "audit.continued", "audit.not-delivered", "audit.not-kept", "change.failed",
     "console.refused", "guest.not-judged", "guest.refused",
-    "log.dropped", "release.refused", "request.failed",
+    "log.dropped", "trace.dropped", "release.refused", "request.failed",
     "unsafe.option", "warning.collateral", "warning.content",
     "warning.document",
     "warning.environment",
@@ -47,11 +47,12 @@ AUDITED = {
     "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
     "daemon.stopped", "documents.used", "file.changed", "guest.accepted", "guest.disconnected",
     "image-key.unwrapped",
-    "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
+    "image-key.wrapped", "kbs.token-key-added",
+    "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",
     "reference.retired", "resource.deleted", "resource.exported",
-    "resource.set", "seal.opened", "secret.released", "unsafe.option", "warning.reload", "warning.worker",
-    "worker.started", "worker.stopped",
+    "resource.set", "seal.opened", "secret.released", "unsafe.option", "warning.reload",
+    "warning.worker", "worker.started", "worker.stopped",
 }  # fmt: skip
 
 

@@ -43,12 +43,13 @@ from verdictd_py.daemon.readings import Sources
 from verdictd_py.daemon.reload import LiveSettings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.daemon.systemd import passed_sockets
+from verdictd_py.daemon.tracing import Tracing
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.cores import worker_count
 from verdictd_py.listeners import management, management_v1
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener, Register
-from verdictd_py.listeners.kbs.certificates import ServerCertificate
+from verdictd_py.listeners.kbs.certificates import ServerCertificate, first_end
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
@@ -88,6 +89,10 @@ def build_daemon(
     if settings.status is not None:
         metrics = BrokerMetrics(tees, count if count > 1 else 0)
         events = metrics.events(events)
+    meter = None if metrics is None else metrics.own.meter
+    tracing = Tracing.of(settings, events)
+    if tracing is not None:
+        events, meter = tracing.events, tracing.meter(meter)
     records = Records.of(settings, unsafe, events)
     records.deciding.require_own()
     protected = protection(settings, unsafe)
@@ -110,7 +115,7 @@ def build_daemon(
         connections=connections,
         changes=changes,
         clock=clock,
-        meter=None if metrics is None else metrics.own.meter,
+        meter=meter,
     )
     presence = Presence(directory, clock)
     about = About(
@@ -183,12 +188,13 @@ def build_daemon(
         health=health,
         about=about,
         closing=(
-            base.collateral.close,
+            base.close,
             guests.close,
             presence.close,
             history.close,
             *(() if base.sealing is None else (base.sealing.sealer.close,)),
             *(() if status is None else (status.close,)),
+            *(() if tracing is None else (tracing.close,)),
             *(() if metrics is None else (metrics.close,)),
         ),
         limits=base.limits,
@@ -271,6 +277,7 @@ def _sources(  # the parts that gauges are read from
         workers=lambda: (0, 0) if workers is None else (workers.count, len(workers.numbers)),
         collateral=lambda: base.collateral.validity,
         certificates=certificates,
+        client_ca=lambda: None if protected.tls is None else first_end(protected.tls.current.ca),
         unsafe=len(base.unsafe.chosen()),
     )
 
@@ -391,8 +398,8 @@ class _OperatorListeners:
 def _written(settings: Settings) -> dict[str, Path]:
     """Return the directories that the broker writes, by a name for operators."""
     written = {f"{name}/": settings.data_dir / name for name in DIRECTORIES}
-    if settings.kbs_sessions is not None:
-        written["the directory of --kbs-sessions"] = settings.kbs_sessions.parent
+    if settings.kbs_sessions_file is not None:
+        written["the directory of --kbs-sessions"] = settings.kbs_sessions_file.parent
     return {"the data directory": settings.data_dir, **written}
 
 

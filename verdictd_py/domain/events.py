@@ -112,11 +112,12 @@ CollateralDigest = Annotated[
 
 @event("documents.used", audit=Audit.YES)
 class DocumentsUsed(Event):
-    """Policy and reference data decide about a guest for the first time in this process."""
+    """A policy and its data decide for the first time in this process: guests, or releases."""
 
-    tee: TeeName
+    tee: TeeName | None = None
     policy: PolicyDigest
-    reference: ReferenceDigest
+    reference: ReferenceDigest | None = None
+    data: ReleaseDataDigest | None = None
 
 
 @event("collateral.used", audit=Audit.LIMITED)
@@ -576,6 +577,16 @@ class KbsAdministrators(Event):
     ]
 
 
+@event("kbs.token-key-added", audit=Audit.YES)
+class KbsTokenKeyAdded(Event):
+    """A new key of attestation tokens was stored for all brokers; the ones before it expire."""
+
+    key: Annotated[str, FieldInfo("Id of the key, `kid` in tokens.", characters=64)]
+    signs_from: Annotated[
+        str, FieldInfo("Time from which brokers sign with it, ISO 8601.", characters=32)
+    ]
+
+
 @event("audit.opened")
 class AuditOpened(Event):
     """A new file of the audit trail was created."""
@@ -745,6 +756,13 @@ class LogFlood(Event):
         FieldInfo("Address of the peer without its port, or name of the caller.", characters=512),
     ]
     lines: Annotated[int, FieldInfo("Number of lines that were omitted.")]
+
+
+@event("trace.dropped", level=Level.WARNING)
+class TraceDropped(Event):
+    """Traces were dropped: the collector of `--traces` was too slow, or could not be reached."""
+
+    requests: Annotated[int, FieldInfo("Number of requests without a trace.")]
 
 
 @event("connection.refused", by_peers=True)
