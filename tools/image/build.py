@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -103,15 +104,28 @@ class Tools:
             shutil.copy2(ROOT / name, target)
         return context
 
-    def push(self, tag: str, target: str) -> str:
-        """Write an image; return the digest of its manifest.
-
-        Args:
-            target: name of a transport and its place, `oci-archive:FILE`.
-        """
-        file = self.work / "digest"
-        self.run("buildah", "push", "-q", f"--digestfile={file}", tag, target)
+    def digest(self, tag: str) -> str:
+        """Return the digest of an image's manifest in the OCI format, as registries report it."""
+        file, target = self.work / "digest", self.work / "pushed"
+        push = ("buildah", "push", "-q", "--format=oci", f"--digestfile={file}")
+        self.run(*push, tag, f"oci-archive:{target}")
+        target.unlink()
         return file.read_text().strip()
+
+    def archive(self, tag: str, target: Path, name: str) -> None:
+        """Write an image as `podman load` and `docker load` read it, with its health command.
+
+        The OCI format has no place for a health command.
+        """
+        plain = self.work / "plain"
+        self.run("buildah", "push", "-q", tag, f"docker-archive:{plain}:{name}")
+        with (
+            plain.open("rb") as source,
+            target.open("wb") as written,
+            gzip.GzipFile("", "wb", 6, written, mtime=0) as packed,
+        ):
+            shutil.copyfileobj(source, packed, 1024 * 1024)
+        plain.unlink()
 
     def read(self, tag: str, path: str) -> str:
         """Return the text of a file in an image."""
