@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -531,6 +533,40 @@ def test_for_people(installation: Installation) -> None:
     (line,) = [line for line in ended.stdout.decode().splitlines() if "failure" in line]
     assert line.split()[:2] == ["failure", "rights"]
     assert "chmod go-w" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_checks_as_the_user_of_the_service(installation: Installation) -> None:
+    """What root may read and change, the service need not."""
+    for path in (installation.root, *installation.root.rglob("*")):
+        os.chown(path, 65_534, 65_534)
+    words = ["doctor", "--config", str(installation.configure()), "--json"]
+    (installation.root / "config.toml").chmod(0o644)
+    (data,) = [row for row in run(Run(words)).json["checks"] if row["check"] == "data"]
+    assert data["message"].endswith("to the user nobody, and root checks it; add --user nobody")
+    try:
+        reads = (sys.executable, "-c", "import email.parser, OpenSSL")
+        subprocess.run(reads, check=True, user=65_534, group=65_534, extra_groups=[])
+    except (PermissionError, subprocess.CalledProcessError):
+        pytest.skip("other users cannot read this Python")
+    as_nobody = run(Run([*words, "--user", "nobody"])).json["checks"]
+    assert [row for row in as_nobody if row["result"] == "failure"] == []
+    os.chown(installation.root / "tls.key", 0, 0)
+    broken = run(Run([*words, "--user", "nobody"])).json["checks"]
+    (failure,) = [row for row in broken if row["result"] == "failure"]
+    assert "tls.key: Permission denied; check --client-api-key" in failure["message"]
+
+
+def test_a_program_that_the_user_cannot_read_is_no_traceback(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable() -> None:
+        raise ModuleNotFoundError("No module named 'email.parser'")
+
+    monkeypatch.setattr(libraries, "problems", unreadable)
+    status, ((check, result, message),) = doctor()
+    assert (status, check, result) == (2, "libraries", "failure")
+    assert message.endswith("install them for all users")
 
 
 def test_an_unknown_user(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -64,6 +65,12 @@ def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
     if not path.exists():
         yield from _absent(path, unsafe)
         return
+    owner = path.stat().st_uid
+    if os.geteuid() == 0 != owner:
+        name = _name(owner)
+        text = f"it belongs to the user {name}, and root checks it; add --user {name}"
+        yield Finding("data", str(path), Result.FAILURE, text)
+        return
 
     def problems() -> Iterator[Finding]:
         if not path.is_dir():
@@ -83,6 +90,14 @@ def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
         yield from _content(opened, path)
 
     yield from summary("data", str(path), problems(), "only this user and root change it")
+
+
+def _name(user: int) -> str:
+    """Return the name of a user; its number if it has none."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def _absent(path: Path, unsafe: Unsafe) -> Iterator[Finding]:
