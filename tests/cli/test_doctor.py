@@ -18,11 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from tests.support.command import Run, run, run_here
 from tests.support.documents import follows
-from tests.support.installation import PINNED, Installation, certificate, private, public
+from tests.support.installation import NOW, PINNED, Installation, certificate, private, public
 from tests.support.kubernetes import Volume
 from tests.support.ratstls import collateral
+from verdictd_py import config
 from verdictd_py.cli import libraries
 from verdictd_py.daemon.diagnosis import host
+from verdictd_py.daemon.diagnosis.data import decisions
+from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.presence import Presence
 from verdictd_py.tees.intel.collateral.forms import collaterals_to_json
@@ -321,7 +324,7 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
         lambda one: settings(collateral=str(one.write("collateral.json", b"[]x")))(one),
         [("collateral", "failure", "cannot be used")],
     ),
-    "expired collateral": (
+    "collateral of another shape": (
         lambda one: settings(
             collateral=str(
                 one.write("collateral.json", collaterals_to_json([collateral()]).encode())
@@ -414,6 +417,29 @@ def test_all_faults_at_once(installation: Installation, doctor: Doctor) -> None:
     assert [check for check, _, _ in found] == ["tls", "tls", "ports", "policies"]
 
 
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [(0, []), (25, [("warning", "it expires on ")]), (40, [("failure", "fetch it again")])],
+)
+async def test_collateral_expires(
+    days: int, expected: list[tuple[str, str]], installation: Installation
+) -> None:
+    platform = SimulatedPlatform.create(now=NOW)
+    content = collateral_json(platform.collateral(now=NOW)).encode()
+    installation.settings["collateral"] = str(installation.write("collateral.json", content))
+    root = installation.write("root.pem", platform.root_ca_pem.encode())
+    loaded = config.load({}, file=installation.configure())
+    for unsafe, findings in (
+        (config.Unsafe(unsafe_tdx_root_ca=root), expected),
+        (config.Unsafe(), [("failure", "fetch it again")]),  # Intel has not signed it
+    ):
+        found = await decisions(loaded, unsafe, NOW + timedelta(days=days))
+        wrong = [one for one in found if one.check == "collateral" and one.result != "ok"]
+        assert [one.result for one in wrong] == [result for result, _ in findings], found
+        for one, (_, part) in zip(wrong, findings, strict=True):
+            assert part in one.message
+
+
 def test_a_port_in_use(installation: Installation, doctor: Doctor) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         settings(listen=f"127.0.0.1:{other.getsockname()[1]}")(installation)
@@ -438,7 +464,6 @@ async def test_the_ports_of_a_broker_that_runs_here(
         async def commit(self, *events: object) -> None:
             del events
 
-    from verdictd_py import config  # noqa: PLC0415
     from verdictd_py.storage.presence import running  # noqa: PLC0415
 
     with socket.create_server(("127.0.0.1", 0)) as own:

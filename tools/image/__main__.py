@@ -60,7 +60,7 @@ def _build(options: argparse.Namespace, tools: Tools) -> None:
         tools.image(tag, arch, base, labels)
         digest = tools.digest(tag)
         archive = options.output / f"{NAME}-{__version__}-{arch}.tar.gz"
-        tools.archive(tag, archive, f"{NAME}:{__version__}")
+        tools.archive(tag, archive, f"localhost/{NAME}:{__version__}")
         print(f"{archive.name}  {digest}  {archive.stat().st_size / 2**20:.0f} MiB", flush=True)
         if options.twice:
             tools.image(f"{tag}-again", arch, base, labels)

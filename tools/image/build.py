@@ -113,7 +113,7 @@ class Tools:
         return file.read_text().strip()
 
     def archive(self, tag: str, target: Path, name: str) -> None:
-        """Write an image as `podman load` and `docker load` read it, with its health command.
+        """Write an image for `docker load` and, unpacked, `podman load`; with its health command.
 
         The OCI format has no place for a health command.
         """

@@ -206,10 +206,9 @@ async def _collateral(
             text = f"{event.about}: {event.problem}; fetch it again"
             found.append(Finding("collateral", event.file, bad, text))
     if settings.collateral is not None:
-        expired = {end for _, end in service.validity if end <= now}
-        soon = [end for _, end in service.validity if end not in expired]
         remedy = "fetch it again with 'verdictd-py collateral fetch'"
-        for end in sorted({end for end in soon if end - now <= _COLLATERAL_SOON}):
+        soon = {end for _, end in service.validity if now < end <= now + _COLLATERAL_SOON}
+        for end in () if found else sorted(soon):  # what does not verify is fetched again anyway
             start = datetime.fromtimestamp(0, end.tzinfo)
             found += validity("collateral", str(settings.collateral), start, end, now, remedy)
         if not service.validity:
