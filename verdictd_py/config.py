@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -244,8 +245,9 @@ class Settings(BaseModel):
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
             if not _is_http_url(url):
+                shown = re.sub(r"(?<=://)[^/?#]*@", "", url)  # user and password
                 raise ValueError(
-                    f"{url!r} is not a URL: write https://host:port, or an empty value for none"
+                    f"{shown!r} is not a URL: write https://host:port, or an empty value for none"
                 )
         return value
 
