@@ -206,9 +206,9 @@ class TestShow:
         self, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         file = tmp_path / "config.toml"
-        file.write_text('# x\nlisten = "127.0.0.1:1"\nidle_timeout = 7\nworkers = 2\n')
+        file.write_text('# x\nlisten = "127.0.0.1:1"\nidle_timeout = 17\nworkers = 2\n')
         monkeypatch.setenv("VERDICTD_WORKERS", "3")
-        ended = command("show", "--config", file, "--idle-timeout", "8", "--json")
+        ended = command("show", "--config", file, "--idle-timeout", "18", "--json")
         items = {item["name"]: item for item in ended.items}
         assert items.keys() == Settings.model_fields.keys()
         assert [
@@ -216,11 +216,11 @@ class TestShow:
             for name in ("listen", "idle_timeout", "workers", "status")
         ] == [
             ("127.0.0.1:1", "file", f"{file}:2"),
-            (8, "command line", "--idle-timeout"),
+            (18, "command line", "--idle-timeout"),
             (3, "environment", "VERDICTD_WORKERS"),
             (None, "default", ""),
         ]
-        assert "--idle-timeout" in command("show", "--idle-timeout", "8").stdout.decode()
+        assert "--idle-timeout" in command("show", "--idle-timeout", "18").stdout.decode()
 
     def test_no_secret_is_displayed(self, command: Command, tmp_path: Path) -> None:
         file = tmp_path / "config.toml"
