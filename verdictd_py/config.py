@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -51,6 +52,12 @@ MAX_WORKERS: Final = 128
 # No other installed package may change how settings are read, and pydantic would look for such
 # plug-ins in all of them, which takes milliseconds of the start.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+CREDENTIAL: Final = "credential:"
+"""Beginning of a path that stands for a credential of systemd."""
+
+CREDENTIALS: Final = Path("/run/credentials/verdictd-py.service")
+"""Where systemd puts the credentials of the unit, for commands outside of it (systemd.exec(5))."""
 
 Address = addresses.Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -211,6 +218,8 @@ class Settings(BaseModel):
     def _refuse_empty_path(cls, value: object) -> object:
         if value == "":  # pathlib reads it as the working directory
             raise ValueError("it is empty: write a path, or remove it")
+        if isinstance(value, str) and value.startswith(CREDENTIAL):
+            return credential(value.removeprefix(CREDENTIAL))
         return value
 
     @field_validator(*("verifier", "collateral_url", "collateral_pin", "audit_sink"), mode="before")
@@ -240,8 +249,9 @@ class Settings(BaseModel):
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
             if not _is_http_url(url):
+                shown = re.sub(r"(?<=://)[^/?#]*@", "", url)  # user and password
                 raise ValueError(
-                    f"{url!r} is not a URL: write https://host:port, or an empty value for none"
+                    f"{shown!r} is not a URL: write https://host:port, or an empty value for none"
                 )
         return value
 
@@ -413,6 +423,18 @@ class Settings(BaseModel):
     @property
     def kbs_http_address(self) -> Address | None:
         return None if self.kbs_http is None else Address.parse(self.kbs_http)
+
+
+def credential(name: str) -> Path:
+    """Return the file of a credential of systemd (`LoadCredential=NAME:FILE`).
+
+    Raises:
+        ValueError: it is not a name; the message has the remedy.
+    """
+    if not name or "/" in name or name in (".", ".."):
+        raise ValueError(f"{name!r} is not the name of a credential: write credential:NAME")
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return (Path(directory) if Path(directory).is_absolute() else CREDENTIALS) / name
 
 
 def _is_origin(url: str) -> bool:
