@@ -131,6 +131,9 @@ class Settings(BaseModel):
     tls: Literal["openssl", ""] = "openssl"
     crypto: Literal["openssl", ""] = "openssl"
     data_dir: Path = DEFAULT_DATA_DIR
+    seal: str | None = None
+    seal_strict: bool = False
+    seal_cache_seconds: Seconds | None = None
     collateral: Path | None = None
     collateral_url: tuple[str, ...] = (INTEL_PCS,)
     collateral_ca: Path | None = None
@@ -172,6 +175,7 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
+    traces: str | None = None
     workers: int | Literal["auto"] = 1
 
     @field_validator("workers", mode="before")
@@ -256,6 +260,16 @@ class Settings(BaseModel):
     def _check_client_api(cls, value: str | None) -> str | None:
         if value is not None:
             Address.parse(value, unix_allowed=True)
+        return value
+
+    @field_validator("traces")
+    @classmethod
+    def _check_traces(cls, value: str | None) -> str | None:
+        if value is not None and not _is_origin(value):
+            raise ValueError(
+                "it is not the address of a collector: write http://HOST:PORT or "
+                "https://HOST:PORT, usually with port 4317"
+            )
         return value
 
     @field_validator("default_wrap_key")
@@ -348,6 +362,16 @@ class Settings(BaseModel):
     @property
     def kbs_http_address(self) -> Address | None:
         return None if self.kbs_http is None else Address.parse(self.kbs_http)
+
+
+def _is_origin(url: str) -> bool:
+    """Return whether a URL has a scheme of HTTP, a host and a port, and nothing else."""
+    try:
+        parts = urlsplit(url)
+        is_complete = parts.scheme in ("http", "https") and parts.hostname and parts.port
+    except ValueError:  # of the port
+        return False
+    return bool(is_complete) and url == f"{parts.scheme}://{parts.netloc}" and "@" not in url
 
 
 def parse_default_key(text: str) -> ExistingKey | KbsKey:

@@ -46,6 +46,17 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--tls",), "NAME", "accepted: openssl"),
     (("--crypto",), "NAME", "accepted: openssl"),
     (("--data-dir",), "DIR", "keys, policies, resources (/opt/verdictd)"),
+    (
+        ("--seal",),
+        "URI",
+        "key that seals keys and resources: file:/path, credential:NAME, pkcs11:... (not sealed)",
+    ),
+    (("--seal-strict",), _SWITCH, "refuse objects that are not sealed, also without an index"),
+    (
+        ("--seal-cache-seconds",),
+        "S",
+        "use unwrapped data keys again for so long, also without the key's provider (never)",
+    ),
     (("--collateral",), "PATH", "JSON file or directory of collateral, instead of fetching it"),
     (("--collateral-url",), "URL[,URL]", "PCS or PCCS, tried in order; '' for none (Intel's)"),
     (("--collateral-ca",), "FILE", "CAs of the PCCS, PEM (the system's)"),
@@ -124,6 +135,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--audit-keep-days",), "DAYS", "remove audit files after so long, with a proof (never)"),
     (("--audit-keep-bytes",), "N", "remove the oldest audit files beyond this size (no limit)"),
     (("--status",), "ADDR", "HTTP listener of /metrics, /livez and /readyz (not given)"),
+    (("--traces",), "URL", "OpenTelemetry collector that receives traces, OTLP (not given)"),
     (("--log-format",), "NAME", "text or json (text)"),
     (("--log-level",), "NAME", "least urgent level of the log: debug, info, warning, error (info)"),
     (

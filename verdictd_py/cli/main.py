@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Final
 
@@ -30,11 +30,15 @@ COMMANDS: Final = {
     "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",
     "man": "the manual page of verdictd-py or verdict-py",
     "policy": "check and test a policy without a broker, exactly as the daemon would",
+    "store": "seal the store of keys and resources, and verify it",
 }
 
 
-_LIMITED: Final = frozenset({"appraise", "audit", "collateral", "eventlog", "policy"})
+_LIMITED: Final = frozenset({"appraise", "audit", "collateral", "eventlog", "policy", "store"})
 """Commands that take any time and answer at their end: they have progress and `--timeout`."""
+
+_OWN_PROGRESS: Final = frozenset({"store"})
+"""Those of them that display their progress themselves."""
 
 
 @contextmanager
@@ -43,7 +47,8 @@ def _supervised(name: str, arguments: Sequence[str]) -> Iterator[None]:
     if name not in _LIMITED:
         yield
         return
-    with progress.until_output(f"verdictd-py {name}"), limited(requested(arguments)):
+    shown = nullcontext() if name in _OWN_PROGRESS else progress.until_output(f"verdictd-py {name}")
+    with shown, limited(requested(arguments)):
         yield
 
 

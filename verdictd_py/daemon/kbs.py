@@ -180,8 +180,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
         census=census,
         meter=meter,
     )
-    if not isinstance(sessions, SqliteSessionStore):
-        listener.session_counts = lambda: sessions.counts
+    listener.session_counts = lambda: sessions.counts
     return listener
 
 

@@ -28,12 +28,22 @@ _REJECT: Final = b'{"default":[{"type":"reject"}],"transports":{}}\n'
 
 _SIGSTORE: Final = b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"
 
+IMAGE_DEFAULTS: Final[tuple[tuple[Segments, bytes], ...]] = (
+    (("image", "policy.json"), _REJECT),
+    (("image", "sigstore.yaml"), _SIGSTORE),
+)
+"""Defaults of files that are sealed if the directory is."""
+
 MAX_DOCUMENTS: Final = 1000
 """Number of files in `opa/` whose permissions are verified at the start."""
 
 
 def prepare(
-    path: Path, documents: Iterable[Documents], *, unsafe_writable: bool = False
+    path: Path,
+    documents: Iterable[Documents],
+    *,
+    unsafe_writable: bool = False,
+    sealed: bool = False,
 ) -> tuple[Directory, Inspection]:
     """Open the data directory and write the defaults that are missing.
 
@@ -42,6 +52,7 @@ def prepare(
     Args:
         documents: policies and reference data of the TEEs, whose defaults are written.
         unsafe_writable: see `Directory.open`.
+        sealed: whether the caller writes `IMAGE_DEFAULTS` itself, sealed.
 
     Returns:
         The directory, and its inspection, which has examined the first files. The caller advances
@@ -54,7 +65,7 @@ def prepare(
     for name in DIRECTORIES:
         with _as_config_error(path, name):
             directory.make(name)
-    for segments, content in _defaults(documents):
+    for segments, content in _defaults(documents, sealed=sealed):
         with _as_config_error(path, *segments), suppress(AlreadyExists):
             if not directory.exists(segments):  # otherwise it would be written to be discarded
                 directory.create(segments, content)
@@ -150,12 +161,10 @@ def _as_config_error(path: Path, *segments: str) -> Iterator[None]:
         ) from error
 
 
-def _defaults(documents: Iterable[Documents]) -> list[tuple[Segments, bytes]]:
-    defaults: list[tuple[Segments, bytes]] = [
-        ((LOCK_FILE,), b""),
-        (("image", "policy.json"), _REJECT),
-        (("image", "sigstore.yaml"), _SIGSTORE),
-    ]
+def _defaults(documents: Iterable[Documents], *, sealed: bool) -> list[tuple[Segments, bytes]]:
+    defaults: list[tuple[Segments, bytes]] = [((LOCK_FILE,), b"")]
+    if not sealed:
+        defaults += IMAGE_DEFAULTS
     for of_tee in documents:
         defaults += [((OPA, name), of_tee.packaged(name).encode()) for name in of_tee.names]
     defaults += [((OPA, name), policy_text(name).encode()) for name in RELEASE_FILES]
