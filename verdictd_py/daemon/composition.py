@@ -18,10 +18,11 @@ import grpc
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.historykeeper import HistoryKeeper
-from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
+from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.console import Console
+from verdictd_py.daemon.contradictions import refuse_disclosure
 from verdictd_py.daemon.daemon import Daemon, Parts
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.foundation import Foundation, GuestListeners, Records, connections_of
@@ -45,7 +46,6 @@ from verdictd_py.daemon.systemd import passed_sockets
 from verdictd_py.daemon.tracing import Tracing
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.cores import worker_count
-from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import management, management_v1
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener, Register
@@ -82,7 +82,7 @@ def build_daemon(
     Raises:
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
     """
-    _check_unsafe(settings, unsafe)
+    refuse_disclosure(settings, unsafe)
     count = worker_count(settings.workers)
     tees = known_tees(settings.verifier)
     metrics = None
@@ -398,8 +398,8 @@ class _OperatorListeners:
 def _written(settings: Settings) -> dict[str, Path]:
     """Return the directories that the broker writes, by a name for operators."""
     written = {f"{name}/": settings.data_dir / name for name in DIRECTORIES}
-    if settings.kbs_sessions is not None:
-        written["the directory of --kbs-sessions"] = settings.kbs_sessions.parent
+    if settings.kbs_sessions_file is not None:
+        written["the directory of --kbs-sessions"] = settings.kbs_sessions_file.parent
     return {"the data directory": settings.data_dir, **written}
 
 
@@ -411,28 +411,6 @@ def _connections(settings: Settings, *, separate: bool) -> Connections:
     own = connections_of(settings, guests=False, operators=True)
     workers = connections_of(settings, guests=True, operators=False)
     return Connections(workers.guests, own.grpc, workers.warning or own.warning)
-
-
-def _check_unsafe(settings: Settings, unsafe: Unsafe) -> None:
-    """Refuse unsafe options that would disclose the secrets of a real data directory.
-
-    Raises:
-        ConfigError: refused; the message has the cause and the remedy.
-    """
-    if unsafe.root_ca and "data_dir" not in settings.model_fields_set:
-        raise ConfigError(
-            f"{UNSAFE_ROOT_OPTION} needs an explicit --data-dir, "
-            f"so that a rehearsal never uses {DEFAULT_DATA_DIR}"
-        )
-    if unsafe.insecure_sample_verifier and not unsafe.insecure_sample_data_dir:
-        raise ConfigError(
-            f"--insecure-sample-verifier would release every secret in {settings.data_dir} to "
-            "any client; try it with `verdictd-py demo`, or add --insecure-sample-data-dir"
-        )
-    if unsafe.insecure_sample_data_dir and not unsafe.insecure_sample_verifier:
-        raise ConfigError(
-            "--insecure-sample-data-dir has no effect without --insecure-sample-verifier; remove it"
-        )
 
 
 def _names(*modules: ModuleType) -> tuple[str, ...]:

@@ -69,14 +69,14 @@ def prepare(
         with _as_config_error(path, *segments), suppress(AlreadyExists):
             if not directory.exists(segments):  # otherwise it would be written to be discarded
                 directory.create(segments, content)
-    _require_own(directory, path)
+    require_own(directory, path)
     with _as_config_error(path):
         inspection = Inspection(directory)
         inspection.advance(EXAMINED_AT_START)
         return directory, inspection
 
 
-def _require_own(directory: Directory, path: Path) -> None:
+def require_own(directory: Directory, path: Path) -> None:
     """Refuse directories, and documents, that other users may change.
 
     Keys and resources that they may change are refused when they are read, so that one of them
@@ -115,19 +115,13 @@ def share_audit(path: Path, mode: str, group: str | None) -> None:
             the remedy.
     """
     audit = path / AUDIT
+    refuse_group_without_effect(mode, group)
     if mode == "0600":
-        if group is not None:
-            raise ConfigError(
-                "--audit-group has no effect while only this user may read audit files; "
-                "add --audit-mode 0640, or remove it"
-            )
         return
     try:
-        gid = os.getegid() if group is None else grp.getgrnam(group).gr_gid
+        gid = os.getegid() if group is None else group_id(group)
         os.chown(audit, -1, gid)
         audit.chmod(0o2750)
-    except KeyError:
-        raise ConfigError(f"there is no group {group}; correct --audit-group") from None
     except OSError as error:
         raise ConfigError(
             f"cannot give {audit} to the group of --audit-group: {error.strerror}; "
@@ -140,6 +134,31 @@ def share_audit(path: Path, mode: str, group: str | None) -> None:
         raise ConfigError(
             f"the group {name} cannot reach {audit}; run 'chgrp {name} {path}' and "
             f"'chmod g+x {path}'"
+        )
+
+
+def group_id(name: str) -> int:
+    """Return the number of the group that may read audit files.
+
+    Raises:
+        ConfigError: there is no such group.
+    """
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"there is no group {name}; correct --audit-group") from None
+
+
+def refuse_group_without_effect(mode: str, group: str | None) -> None:
+    """Refuse a group of audit files that only this user may read.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if mode == "0600" and group is not None:
+        raise ConfigError(
+            "--audit-group has no effect while only this user may read audit files; "
+            "add --audit-mode 0640, or remove it"
         )
 
 
