@@ -29,6 +29,7 @@ from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
+from verdictd_py.daemon.vaultsources import Sources, sources_of
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import GuestTrust, RegoAppraisalPolicy
@@ -64,6 +65,7 @@ class UseCases:
         ineffective: entries of documents that have no effect.
         contents: checks of the contents that guests read.
         digests: digests of the documents when they were last read.
+        sources: stores of keys and resources, which are closed at the end.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
     """
@@ -85,6 +87,7 @@ class UseCases:
     wrapper: Wrapper
     administration: Administration
     trusted_root: str | None
+    sources: Sources
 
 
 def _site_get(settings: Settings) -> AbstractAsyncContextManager[HttpGet]:
@@ -161,9 +164,11 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         insecure_nullverifier=unsafe.insecure_nullverifier,
         insecure_sample_verifier=unsafe.insecure_sample_verifier,
     )
-    keys = DirectoryKeyStore(directory, objects)
+    local_keys = DirectoryKeyStore(directory, objects)
     digests = DigestLog(events)
-    resources = DirectoryResourceStore(directory, events=events, digests=digests, objects=objects)
+    local = DirectoryResourceStore(directory, events=events, digests=digests, objects=objects)
+    sources = sources_of(settings, local_keys, local)
+    keys, resources = sources.keys, sources.resources
     documents = DirectoryDocumentStore(directory, tees, digests=digests)
     deciding = DocumentsWithSets(documents, tees, clock)
     compiled = CompiledPolicies()
@@ -209,7 +214,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         appraisal=appraisal,
         catalogue=catalogue,
         ineffective=IneffectiveEntries(documents, tees, keys, resources),
-        contents=StoredContents(resources),
+        contents=StoredContents(local),
         release=release,
         digests=digests,
         prepare=prepare,
@@ -270,4 +275,5 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
             ),
         ),
         trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),
+        sources=sources,
     )
