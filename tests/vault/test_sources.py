@@ -275,9 +275,7 @@ async def test_a_name_is_a_key_or_a_resource(keys_site: Site) -> None:
         ({"writeable": True}, "did you mean 'writable'"),
     ],
 )
-def test_a_wrong_backend_is_refused(
-    changes: dict[str, object], words: str, tmp_path: Path
-) -> None:
+def test_a_wrong_backend_is_refused(changes: dict[str, object], words: str, tmp_path: Path) -> None:
     backend = {"prefix": "team/", "vault": "https://h:8200/secret?token-file=/t", **changes}
     lines = [f"{name} = {json.dumps(value)}" for name, value in backend.items()]
     file = tmp_path / "verdictd.toml"

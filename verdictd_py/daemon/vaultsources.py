@@ -63,9 +63,5 @@ def sources_of(settings: Settings, keys: KeyStore, resources: ResourceStore) -> 
                 writable=writable,
                 resources=entries,
             )
-        in_vault[segments] = KvResourceStore(
-            entries, segments, writable=writable, keys=key_entries
-        )
-    return Sources(
-        RoutedKeys(keys, wrapped), RoutedResources(resources, in_vault), tuple(closing)
-    )
+        in_vault[segments] = KvResourceStore(entries, segments, writable=writable, keys=key_entries)
+    return Sources(RoutedKeys(keys, wrapped), RoutedResources(resources, in_vault), tuple(closing))
