@@ -148,9 +148,9 @@ async def test_a_certificate_of_another_authority_is_refused(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (answer(b"<html>"), "no JSON object"),
-        (answer([]), "no JSON object"),
-        (answer(b"[" * 100_000), "no JSON object"),
+        (answer(b"<html>"), "not a JSON object"),
+        (answer([]), "not a JSON object"),
+        (answer(b"[" * 100_000), "not a JSON object"),
         (answer({}, status="302 Found", headers="Location: http://evil/\r\n"), "redirects"),
         (answer({}, status="500 Oops"), "status 500"),
         (answer({}, status="503 Sealed"), "sealed"),

@@ -301,7 +301,7 @@ def _object(content: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        raise VaultUnavailable("the answer is not of Vault: it is no JSON object; check the URL")
+        raise VaultUnavailable("the answer is not of Vault: it is not a JSON object; check the URL")
     return parsed
 
 
