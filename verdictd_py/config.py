@@ -38,6 +38,7 @@ from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
 from verdictd_py.protocols.keyprovider.parameter import parse as parse_parameter
+from verdictd_py.vault.settings import ResourceBackend, require_different
 
 ENVIRONMENT_PREFIX: Final = "VERDICTD_"
 GUEST_PREFIX: Final = "VERDICTD_PY_GUEST_"
@@ -163,6 +164,7 @@ class Settings(BaseModel):
     require_reference_values: bool = False
     allow_rtmr3_mismatch: bool = False
     tee: dict[str, dict[str, Any]] = {}
+    resource_backend: tuple[ResourceBackend, ...] = ()
     default_wrap_key: str | None = None
     wrap_key_prefix: str | None = None
     max_new_keys_per_minute: Annotated[int, Field(ge=1)] = 60
@@ -332,6 +334,11 @@ class Settings(BaseModel):
                     "of it, such as images/ or images/keys/"
                 ) from None
         return value
+
+    @field_validator("resource_backend")
+    @classmethod
+    def _check_backends(cls, value: tuple[ResourceBackend, ...]) -> tuple[ResourceBackend, ...]:
+        return require_different(value)
 
     @field_validator("mutual")
     @classmethod
@@ -527,8 +534,9 @@ def environment_values() -> dict[str, Any]:
     for name in Settings.model_fields:
         if (text := variables.get(ENVIRONMENT_PREFIX + name.upper())) is not None:
             values[name] = text
-    with suppress(KeyError, ValueError):  # what is no JSON is no table: the model refuses it
-        values["tee"] = json.loads(values["tee"])
+    for name in ("tee", "resource_backend"):
+        with suppress(KeyError, ValueError):  # what is no JSON is no table: the model refuses it
+            values[name] = json.loads(values[name])
     return values
 
 

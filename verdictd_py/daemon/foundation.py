@@ -210,6 +210,7 @@ class Foundation:
         """Close what the use cases have open. Everything that uses them has stopped."""
         self.directory.close()
         await self.collateral.close()
+        await self.cases.sources.close()
 
     def apply(self, new: Settings, connections: Connections) -> None:
         """Put the limits of new settings in force."""

@@ -30,6 +30,7 @@ from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
 from verdictd_py.daemon.stores import Stores
+from verdictd_py.daemon.vaultsources import Sources, sources_of
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import GuestTrust, RegoAppraisalPolicy
@@ -58,6 +59,7 @@ class UseCases:
         ineffective: entries of documents that have no effect.
         contents: checks of the contents that guests read.
         digests: digests of the documents when they were last read.
+        sources: stores of keys and resources, which are closed at the end.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
     """
@@ -79,6 +81,7 @@ class UseCases:
     wrapper: Wrapper
     administration: Administration
     trusted_root: str | None
+    sources: Sources
 
 
 def _site_get(settings: Settings) -> AbstractAsyncContextManager[HttpGet]:
@@ -156,7 +159,8 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         insecure_nullverifier=unsafe.insecure_nullverifier,
         insecure_sample_verifier=unsafe.insecure_sample_verifier,
     )
-    keys, resources, documents = stores.keys, stores.resources, stores.documents
+    sources = sources_of(settings, stores.keys, stores.resources)
+    keys, resources, documents = sources.keys, sources.resources, stores.documents
     deciding = DocumentsWithSets(documents, tees, clock)
     compiled = CompiledPolicies()
     pinning = Pinning(verifiers.pinned_only, settings.require_reference_values)
@@ -201,7 +205,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         appraisal=appraisal,
         catalogue=catalogue,
         ineffective=IneffectiveEntries(documents, tees, keys, resources),
-        contents=StoredContents(resources),
+        contents=StoredContents(stores.resources),
         release=release,
         digests=stores.digests,
         prepare=prepare,
@@ -262,4 +266,5 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
             ),
         ),
         trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),
+        sources=sources,
     )

@@ -16,6 +16,7 @@ from verdictd_py.daemon.diagnosis.finding import Finding, Result, refusal, summa
 from verdictd_py.daemon.health import shortage
 from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.sealing import Sealing, sealer_of
+from verdictd_py.daemon.stores import Stores
 from verdictd_py.daemon.usecases import use_cases
 from verdictd_py.domain.events import WarningCollateral
 from verdictd_py.domain.eventtypes import Event
@@ -279,7 +280,7 @@ async def _policies(  # what the use cases are built from
             root_ca_der=root_ca,
             clock=lambda: now,
             events=collected,
-            objects=None if sealing is None else sealing.objects,
+            stores=None if sealing is None else Stores.on(opened, tees, collected, sealing.objects),
         )
     except ConfigError as error:
         return [Finding("policies", "", Result.FAILURE, str(error))]
