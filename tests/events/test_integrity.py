@@ -200,6 +200,35 @@ def test_records_that_were_added_to_an_ended_file_are_reported(audit: Path) -> N
     assert "records were added" in problem
 
 
+def write_as_earlier_version(directory: Path, name: str, records: int = 3) -> Path:
+    """Write a file of a version that did not connect its files."""
+    data, previous = b"", FIRST
+    for number in range(records):
+        members = {"time": "2026-01-01T00:00:00+00:00", "event": "key.created", "number": number}
+        line, previous = sealed({**members, "fields": {"kid": "a", "caller": "uid 0"}}, previous)
+        data += line
+    file = directory / name
+    file.write_bytes(data)
+    return file
+
+
+def test_an_earlier_version_may_run_in_between(audit: Path) -> None:
+    before = run_once(audit)
+    old = write_as_earlier_version(audit, f"{before.name[:16]}-ffffffff.jsonl")
+    (problem,) = check(audit).problems
+    assert "an earlier version of the broker ran last; start this version" in problem
+    run_once(audit, signer=SIGNER)
+    findings = check(audit)
+    assert not findings.problems
+    assert any(old.name in remark and "earlier version" in remark for remark in findings.remarks)
+    run_once(audit)
+    assert not check(audit).problems
+    cut(old, 1)
+    problems = check(audit).problems
+    assert problems
+    assert all(old.name in problem and "was cut" in problem for problem in problems)
+
+
 def test_a_file_that_was_added_is_reported(audit: Path) -> None:
     run_once(audit)
     other = audit.parent / "other"

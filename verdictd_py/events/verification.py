@@ -189,12 +189,19 @@ class _Verification:
                     "a missing file is not noticed"
                 )
             return
+        self._remarks += [
+            f"{scan.path}: is of an earlier version, which did not connect files: what a later "
+            "file states about it is how it was then"
+            for scan in self._by_name.values()
+            if scan.records and not scan.has_beginning
+        ]
         unnamed = [s for s in self._by_name.values() if s.name not in named and s.records]
         if len(unnamed) > 1 and not self._missing:  # a missing file may have named them
             names = ", ".join(sorted(scan.name for scan in unnamed))
             self._problems.append(
                 f"{names}: no later file names more than one of them: a file was added, or "
-                "state files were removed"
+                "state files were removed, or an earlier version of the broker ran last; start "
+                "this version, which names its files"
             )
 
     def _check_signatures(self) -> dict[str, int]:
