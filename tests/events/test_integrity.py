@@ -50,6 +50,7 @@ from verdictd_py.events.log import LogEvents
 from verdictd_py.events.loggedheads import LoggedHead
 from verdictd_py.events.retention import Rotation
 from verdictd_py.events.traildirectory import tail_of
+from verdictd_py.events.trailfile import HEAD_RECORDS
 
 
 @pytest.fixture
@@ -173,6 +174,31 @@ def test_the_whole_trail_written_again_has_no_good_signature(audit: Path) -> Non
     rewrite(files[1], rename)
     assert check(audit).problems == ()
     assert "is not signed with the given key" in check(audit, keys=[KEY]).problems[0]
+
+
+def test_unsigned_records_at_the_end_are_a_problem_if_a_broker_would_have_signed_them(
+    audit: Path,
+) -> None:
+    trail = opened(audit, signer=SIGNER)
+    for number in range(3):
+        trail.record(created(number))
+    running = check(audit, keys=[KEY])
+    assert running.problems == ()
+    assert "the last 4 records are not signed" in running.remarks[0]
+    assert "the last 4 records are not signed" in check(audit, keys=[KEY], stopped=True).problems[0]
+    trail.close()
+    assert check(audit, keys=[KEY], stopped=True).problems == ()
+    (file,) = audit.glob("*.jsonl")
+    cut(file, 1)
+    members = json.loads(file.read_bytes().splitlines()[-1])
+    with file.open("ab") as stream:
+        for _ in range(HEAD_RECORDS):  # as an attacker without the key goes on
+            more = {k: v for k, v in members.items() if k not in ("digest", "previous")}
+            line, _ = sealed({**more, "number": more["number"] + 1}, members["digest"])
+            members = json.loads(line)
+            stream.write(line)
+    (problem,) = check(audit, keys=[KEY]).problems
+    assert f"the last {HEAD_RECORDS + 4} records are not signed" in problem
 
 
 @pytest.mark.parametrize("signer", [None, HeadSigner(Ed25519PrivateKey.generate())])

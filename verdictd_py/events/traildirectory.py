@@ -194,9 +194,9 @@ def others(directory: Path, own: str) -> Others:
             finished.append(path)
             for count, value in zip(COUNTS, more, strict=False):
                 counts[count] += value
-    for name in _unconnected(directory, min(names), {*names, own}):
-        # Whether its writer lives is unknown.
-        statements.append(_statement(directory, name, State.OPEN))
+    # Whether the writers of these files live is unknown.
+    earlier = _unconnected(directory, min(names), {*names, own})
+    statements += [_statement(directory, name, State.OPEN) for name in earlier]
     return Others(tuple(statements), counts, tuple(finished))
 
 

@@ -13,6 +13,7 @@ from verdictd_py.events.heads import HeadVerifier
 from verdictd_py.events.loggedheads import LoggedHead
 from verdictd_py.events.scan import Scan
 from verdictd_py.events.statements import State, Statement
+from verdictd_py.events.trailfile import HEAD_RECORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ def verified(
     keys: Sequence[HeadVerifier] = (),
     expected: Sequence[str] = (),
     logged: Sequence[LoggedHead] = (),
+    stopped: bool = False,
 ) -> Findings:
     """Compare files with each other, with the keys, and with expected heads.
 
@@ -45,8 +47,9 @@ def verified(
         keys: public keys of the heads.
         expected: digests that must occur.
         logged: heads of a log, which the files must have.
+        stopped: whether no broker writes the files, so that their ends must be signed as well.
     """
-    return _Verification(scans, complete, keys, expected, logged).findings()
+    return _Verification(scans, complete, keys, expected, logged, stopped=stopped).findings()
 
 
 class _Verification:
@@ -57,8 +60,11 @@ class _Verification:
         keys: Sequence[HeadVerifier],
         expected: Sequence[str],
         logged: Sequence[LoggedHead],
+        *,
+        stopped: bool,
     ) -> None:
         self._scans = scans
+        self._stopped = stopped
         self._complete = complete
         self._keys = keys
         self._expected = expected
@@ -219,11 +225,12 @@ class _Verification:
         named = set(self._ends)
         for name, scan in self._by_name.items():
             rest = scan.records - covered[name]
-            if rest > 1 or (
-                rest and not scan.heads
-            ):  # a head at the end is covered by the next file
+            # A head at the end is covered by the next file.
+            if rest > 1 or (rest and not scan.heads):
                 line = f"{scan.path}: the last {rest} records are not signed"
-                (self._problems if name in named else self._remarks).append(line)
+                # The broker signs a head before so many, and at its end.
+                is_sign = name in named or rest >= HEAD_RECORDS or self._stopped
+                (self._problems if is_sign else self._remarks).append(line)
         return covered
 
     def _is_signed(self, scan: Scan, signature: str, records: int, digest: str) -> bool:
