@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import tomllib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,11 +26,13 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from verdictd_py.domain import addresses
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.encoding import JsonValue
+from verdictd_py.engineurls import EngineUrl, is_engine_url
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
@@ -124,13 +127,17 @@ class Settings(BaseModel):
     kbs_tls_key: Path | None = None
     kbs_admins: Path | None = None
     kbs_token_key: Path | None = None
-    kbs_sessions: Path | None = None
+    kbs_token_key_days: Annotated[float, Field(gt=0, le=3650)] = 30
+    kbs_sessions: str | None = None
     verifier: tuple[str, ...] = ()
     attester: Literal["nullattester", "tdx"] = "nullattester"
     mutual: bool = True
     tls: Literal["openssl", ""] = "openssl"
     crypto: Literal["openssl", ""] = "openssl"
     data_dir: Path = DEFAULT_DATA_DIR
+    seal: str | None = None
+    seal_strict: bool = False
+    seal_cache_seconds: Seconds | None = None
     collateral: Path | None = None
     collateral_url: tuple[str, ...] = (INTEL_PCS,)
     collateral_ca: Path | None = None
@@ -173,6 +180,7 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
     traces: str | None = None
+    reload_on_change: bool = False
     workers: int | Literal["auto"] = 1
 
     @field_validator("workers", mode="before")
@@ -276,6 +284,14 @@ class Settings(BaseModel):
             parse_default_key(value)
         return value
 
+    @field_validator("kbs_sessions", mode="before")
+    @classmethod
+    def _check_sessions(cls, value: object) -> object:
+        text = str(value) if isinstance(value, Path) else value
+        if isinstance(text, str) and is_engine_url(text):
+            EngineUrl.parse(text)
+        return text
+
     @field_validator("wrap_key_prefix")
     @classmethod
     def _check_prefix(cls, value: str | None) -> str | None:
@@ -351,6 +367,18 @@ class Settings(BaseModel):
     def wrap_key_segments(self) -> tuple[str, ...] | None:
         """First segments of the keys that callers who may only wrap may create."""
         return None if self.wrap_key_prefix is None else _segments(self.wrap_key_prefix)
+
+    @property
+    def kbs_sessions_url(self) -> EngineUrl | None:
+        """Engine that stores the sessions; None if a file or the memory does."""
+        text = self.kbs_sessions
+        return EngineUrl.parse(text) if text is not None and is_engine_url(text) else None
+
+    @property
+    def kbs_sessions_file(self) -> Path | None:
+        """File that stores the sessions; None if an engine or the memory does."""
+        text = self.kbs_sessions
+        return None if text is None or is_engine_url(text) else Path(text)
 
     @property
     def status_address(self) -> Address | None:
@@ -434,7 +462,7 @@ def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
     if file is None and (named := os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")):
         file = Path(named)
     table = {} if file is None else _read_toml(file)
-    environment = _read_environment()
+    environment = environment_values()
     values = {**table, **environment, **flags}
     try:
         settings = Settings(**values)
@@ -444,7 +472,7 @@ def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
     return settings
 
 
-def _read_environment() -> dict[str, Any]:
+def environment_values() -> dict[str, Any]:
     """Return the settings of the environment, whose names may have any case; tables are JSON."""
     variables = {name.upper(): value for name, value in os.environ.items()}
     values: dict[str, Any] = {}
@@ -469,12 +497,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
             f"the configuration {file} is not valid TOML: {error}; fix that line"
         ) from None
     for key in table:
-        if key.startswith(("insecure_", "unsafe_")):
-            flag = "--" + key.replace("_", "-")
-            raise ConfigError(
-                f"{key} in {file}: unsafe options are accepted on the command line only; "
-                f"remove it from the file, and start with {flag} if you need it"
-            )
+        if is_unsafe(key):
+            raise ConfigError(unsafe_in_file(key, f"{key} in {file}"))
     return table
 
 
@@ -509,13 +533,45 @@ def _one_line(
         where = ENVIRONMENT_PREFIX + key.upper()
     else:
         where = f"{key} in {file}"
-    if first["type"] == "extra_forbidden":
-        known = [name.replace("_", "-") if key in flags else name for name in Settings.model_fields]
+    return describe(first, where, values, dashed=key in flags)
+
+
+def describe(
+    fault: ErrorDetails, where: str, values: Mapping[str, Any], *, dashed: bool = False
+) -> str:
+    """Describe a setting that the model refuses: where it is, the cause, and a remedy if known.
+
+    Args:
+        where: the name of the setting in its source.
+        values: all values that the model received, by field name.
+        dashed: whether near misses are written as on the command line.
+    """
+    key = str(fault["loc"][0]) if fault["loc"] else "settings"
+    if fault["type"] == "extra_forbidden":
+        known = [name.replace("_", "-") if dashed else name for name in Settings.model_fields]
         hint = did_you_mean(key, known) or " (see verdictd-py --help)"
         return f"{where} is not a setting: remove it, or correct its name{hint}"
-    if first["type"] == "literal_error":
+    if fault["type"] == "literal_error":
         choices = [str(one) for one in get_args(Settings.model_fields[key].annotation) if one]
         value = str(values[key])
         hint = did_you_mean(value, choices)
         return f"{where}: {value!r} is not one of {', '.join(choices)}{hint}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def is_unsafe(key: str) -> bool:
+    """Return whether a key of a file is an unsafe option, which no file may enable."""
+    return key.startswith(("insecure_", "unsafe_"))
+
+
+def unsafe_in_file(key: str, where: str) -> str:
+    """Describe an unsafe option in a file, with the remedy.
+
+    Args:
+        where: the key and its file.
+    """
+    flag = "--" + key.replace("_", "-")
+    return (
+        f"{where}: unsafe options are accepted on the command line only; "
+        f"remove it from the file, and start with {flag} if you need it"
+    )

@@ -13,9 +13,12 @@ from tests.broker.test_history import OPERATOR, RTMR1, appraisal, judged, policy
 from tests.support.clock import elapse, elapse_until
 from tests.support.memory import NOW
 from verdictd_py.broker import transfer
-from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement, Verdict
 from verdictd_py.broker.standing import GuestStatus, Standing
 from verdictd_py.broker.transfer import BATCH, Inbox, Outbox
+from verdictd_py.domain.appraisal import DecidedBy
+from verdictd_py.domain.tcb import TcbComparison, TcbComponent
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Overloaded, QuoteInvalid, Reason, ReasonKind, RequestError
 
@@ -43,6 +46,11 @@ JUDGEMENT = Judgement(
     earlier=("a", "b"),
     quote=b"quote",
     event_log=b"log",
+    decided_by=DecidedBy("aa", "bb"),
+    collateral="cc",
+    tcb=TcbComparison(
+        "OutOfDate", "2024", "UpToDate", "2025", (TcbComponent("PCE", 1, None, 3, elsewhere=True),)
+    ),
 )
 STATUS = GuestStatus(
     id="id",
@@ -95,6 +103,9 @@ def test_a_judgement_of_another_form_is_refused(name: str, value: JsonValue) -> 
         with pytest.raises(RequestError, match="message of another process"):
             transfer.judgement_from_json({**as_json, name: value})
     del as_json[name]
+    if name in ("decided_by", "collateral", "tcb"):  # the history of earlier versions has none
+        assert not getattr(transfer.judgement_from_json(as_json), name)
+        return
     with pytest.raises(RequestError, match="message of another process"):
         transfer.judgement_from_json(as_json)
 

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import pytest
 from tests.support.events import RecordedEvents
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
-from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.broker.history import History
 from verdictd_py.broker.historykeeper import HistoryKeeper
+from verdictd_py.broker.judgement import Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.errors import AttestationError, PolicyRefused, Reason, ReasonKind
@@ -235,3 +237,21 @@ def test_a_kill_loses_nothing_that_was_stored(path: Path) -> None:
     (number,) = connection.execute("SELECT count(*) FROM judgements").fetchone()
     connection.close()
     assert number >= written
+
+
+async def test_a_file_of_a_later_version_is_left_as_it_is(path: Path) -> None:
+    first = await Broker(path).started()
+    first.history.remember(judged(0))
+    await first.keeper.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+        connection.commit()
+    before = path.read_bytes()
+    second = await Broker(path).started()
+    assert second.ids() == []
+    second.history.remember(judged(1))
+    await second.keeper.flush()
+    await second.keeper.close()
+    (warning,) = second.warnings
+    assert "a later version of verdictd-py wrote it" in warning
+    assert path.read_bytes() == before

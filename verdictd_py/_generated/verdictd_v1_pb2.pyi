@@ -1289,6 +1289,9 @@ class Guest(_message.Message):
     EARLIER_FIELD_NUMBER: _builtins.int
     JUDGED_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
+    POLICY_SHA256_FIELD_NUMBER: _builtins.int
+    DATA_SHA256_FIELD_NUMBER: _builtins.int
+    COLLATERAL_SHA256_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     at: _builtins.str
     peer: _builtins.str
@@ -1317,7 +1320,15 @@ class Guest(_message.Message):
     judged: _builtins.bool
     """false: it could not be appraised, and the reasons are the broker's own"""
     details: _builtins.str
-    """JSON object, of GetGuest only: certificates, TCB, event log; may be empty"""
+    """JSON object, of GetGuest only: certificates, TCB, event log, what changed since the last
+    accepted boot; may be empty
+    """
+    policy_sha256: _builtins.str
+    """of the policy that decided; empty: none was evaluated"""
+    data_sha256: _builtins.str
+    """of the data with which it decided, named sets included"""
+    collateral_sha256: _builtins.str
+    """of the collateral; empty where that is not known"""
     @_builtins.property
     def advisory_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1359,10 +1370,13 @@ class Guest(_message.Message):
         earlier: _abc.Iterable[_builtins.str] | None = ...,
         judged: _builtins.bool = ...,
         details: _builtins.str = ...,
+        policy_sha256: _builtins.str = ...,
+        data_sha256: _builtins.str = ...,
+        collateral_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisory_ids", b"advisory_ids", "at", b"at", "claims", b"claims", "code", b"code", "details", b"details", "earlier", b"earlier", "evidence", b"evidence", "first_at", b"first_at", "fmspc", b"fmspc", "form", b"form", "id", b"id", "judged", b"judged", "measurements", b"measurements", "not_pinnable", b"not_pinnable", "peer", b"peer", "platform", b"platform", "reasons", b"reasons", "tcb_status", b"tcb_status", "tee", b"tee", "times", b"times", "verdict", b"verdict", "withheld_claims", b"withheld_claims"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisory_ids", b"advisory_ids", "at", b"at", "claims", b"claims", "code", b"code", "collateral_sha256", b"collateral_sha256", "data_sha256", b"data_sha256", "details", b"details", "earlier", b"earlier", "evidence", b"evidence", "first_at", b"first_at", "fmspc", b"fmspc", "form", b"form", "id", b"id", "judged", b"judged", "measurements", b"measurements", "not_pinnable", b"not_pinnable", "peer", b"peer", "platform", b"platform", "policy_sha256", b"policy_sha256", "reasons", b"reasons", "tcb_status", b"tcb_status", "tee", b"tee", "times", b"times", "verdict", b"verdict", "withheld_claims", b"withheld_claims"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.broker.tallies import MAX_BUCKETS, Key
 from verdictd_py.broker.transfer import judgement_as_json, judgement_from_json
 from verdictd_py.errors import RequestError

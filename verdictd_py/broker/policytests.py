@@ -8,7 +8,8 @@ from typing import Final
 
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import deciding_data, decode_text, document_name
-from verdictd_py.broker.history import History, Verdict
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Verdict
 from verdictd_py.documents import releasepolicies
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.recorded import RecordedClaims, fault_of, read_recorded

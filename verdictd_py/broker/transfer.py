@@ -18,9 +18,12 @@ from datetime import datetime
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement, Verdict
 from verdictd_py.broker.retention import CAPACITY
 from verdictd_py.broker.standing import GuestStatus, Standing
+from verdictd_py.domain.appraisal import DecidedBy
+from verdictd_py.domain.tcb import TcbComparison, TcbComponent
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, ReasonKind, RequestError, VerdictdError
 
@@ -46,6 +49,7 @@ Kind = TypeVar("Kind")
 
 def judgement_as_json(judgement: Judgement) -> dict[str, JsonValue]:
     """Return all fields of a judgement."""
+    by = judgement.decided_by
     return {
         "id": judgement.id,
         "at": judgement.at.isoformat(),
@@ -70,6 +74,9 @@ def judgement_as_json(judgement: Judgement) -> dict[str, JsonValue]:
         "earlier": list(judgement.earlier),
         "quote": b64encode(judgement.quote).decode(),
         "event_log": b64encode(judgement.event_log).decode(),
+        "decided_by": None if by is None else [by.policy, by.data],
+        "collateral": judgement.collateral,
+        "tcb": None if judgement.tcb is None else _tcb_as_json(judgement.tcb),
     }
 
 
@@ -104,6 +111,9 @@ def judgement_from_json(value: JsonValue) -> Judgement:
         earlier=fields.texts("earlier"),
         quote=fields.binary("quote"),
         event_log=fields.binary("event_log"),
+        decided_by=_decided_by(fields),
+        collateral=fields.text("collateral"),
+        tcb=_tcb_from_json(fields.any("tcb")),
     )
 
 
@@ -140,6 +150,41 @@ def status_from_json(value: JsonValue) -> GuestStatus:
         code=fields.of("code", str),
         reasons=fields.texts("reasons"),
     )
+
+
+def _decided_by(fields: _Fields) -> DecidedBy | None:
+    """Return the documents that decided; an earlier version did not store them."""
+    value = fields.any("decided_by")
+    if value is None:
+        return None
+    match value:
+        case [str(policy), str(data)]:
+            return DecidedBy(policy, data)
+    raise _other_form("decided_by")
+
+
+def _tcb_as_json(tcb: TcbComparison) -> JsonValue:
+    rows: list[JsonValue] = [
+        [each.name, each.has, each.level, each.newest, each.elsewhere] for each in tcb.components
+    ]
+    return [tcb.status, tcb.date, tcb.newest_status, tcb.newest_date, rows]
+
+
+def _tcb_from_json(value: JsonValue) -> TcbComparison | None:
+    if value is None:
+        return None
+    match value:
+        case [str(status), str(date), str(newest), str(newest_date), list(rows)]:
+            components = tuple(map(_component, rows))
+            return TcbComparison(status, date, newest, newest_date, components)
+    raise _other_form("tcb")
+
+
+def _component(value: JsonValue) -> TcbComponent:
+    match value:
+        case [str(name), int(has), int() | None as level, int(newest), bool(elsewhere)]:
+            return TcbComponent(name, has, level, newest, elsewhere)
+    raise _other_form("tcb")
 
 
 def _reason_as_json(reason: Reason) -> dict[str, JsonValue]:
@@ -193,6 +238,14 @@ class _Fields:
         if not all(isinstance(value, str) for value in values):
             raise _other_form(name)
         return tuple(values)
+
+    def any(self, name: str) -> JsonValue:
+        """Return the member with this name; None if there is none."""
+        return self._members.get(name)
+
+    def text(self, name: str) -> str:
+        """Return the text with this name; empty if there is none."""
+        return "" if name not in self._members else self.of(name, str)
 
     def binary(self, name: str) -> bytes:
         """Return the bytes of a member in base64."""

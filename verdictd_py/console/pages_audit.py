@@ -26,4 +26,4 @@ async def audit_page(site: Site, visit: Visit) -> Answer:
         values["view"] = await site.sources.audit(visit.caller, search)
     except StorageError as error:
         values["problem"] = str(error)
-    return site.rendered(visit, frame, "audit.html", values)
+    return await site.page(visit, frame, "audit.html", values)

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.console.operations import OperationFailed
+from verdictd_py.console.receiving import AUTOMATIC
 from verdictd_py.console.requests import Visit
 from verdictd_py.console.site import Answer, Site, computed, gather, http_status, path_of
 from verdictd_py.console.views import guest as one
@@ -56,7 +57,8 @@ async def guests_page(site: Site, visit: Visit, problem: str = "", status: int =
     every = visit.asked("every") if visit.asked("every") in _PERIODS else ""
 
     def url(**changed: object) -> str:
-        names = {**dict(visit.query), "start": "", **{k: str(v) for k, v in changed.items()}}
+        names = {**dict(visit.query), "start": "", AUTOMATIC: ""}
+        names |= {name: str(value) for name, value in changed.items()}
         kept = {n: v for n, v in names.items() if n != "lang" and (v or n == "verdict")}
         return f"/guests?{urlencode(kept)}"
 
@@ -81,8 +83,8 @@ async def guests_page(site: Site, visit: Visit, problem: str = "", status: int =
         "problem": problem,
         "done": say("The guest was disconnected.") if visit.asked("done") == "disconnect" else "",
     }
-    headers = {"Refresh": every} if every else {}
-    return site.rendered(visit, frame, "guests.html", values, status=status, headers=headers)
+    headers = {"Refresh": f"{every}; url={url(auto='1')}"} if every else {}
+    return await site.page(visit, frame, "guests.html", values, status=status, headers=headers)
 
 
 async def guest_page(site: Site, visit: Visit, problem: str = "", status: int = 200) -> Answer:
@@ -92,7 +94,7 @@ async def guest_page(site: Site, visit: Visit, problem: str = "", status: int = 
     values = await guest_values(site, visit, guest_id)
     done = visit.language("The values are pinned.") if visit.asked("done") == "pin" else ""
     values |= {"problem": problem or values["problem"], "done": done}
-    return site.rendered(visit, frame, "guest.html", values, status=status)
+    return await site.page(visit, frame, "guest.html", values, status=status)
 
 
 async def guest_values(site: Site, visit: Visit, guest_id: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ async def keys_page(site: Site, visit: Visit, problem: str = "", status: int = 2
         "done": visit.language(_DONE.get(visit.asked("done"), "")),
         "name": visit.sent("name"),
     }
-    return site.rendered(visit, frame, "keys.html", values, status=status)
+    return await site.page(visit, frame, "keys.html", values, status=status)
 
 
 async def create(site: Site, visit: Visit) -> str:

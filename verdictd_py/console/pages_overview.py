@@ -21,7 +21,7 @@ async def overview_page(site: Site, visit: Visit) -> Answer:
     """The first page."""
     frame = await site.frame(visit)
     values = await overview_values(site, visit, frame.status)
-    return site.rendered(visit, frame, "overview.html", values)
+    return await site.page(visit, frame, "overview.html", values)
 
 
 async def overview_values(site: Site, visit: Visit, status: v1.Status) -> dict[str, Any]:

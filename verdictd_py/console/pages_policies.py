@@ -48,7 +48,7 @@ async def policies_page(site: Site, visit: Visit, problem: str = "", status: int
     }
     if chosen is not None:
         values |= await _chosen(visit, chosen, problem)
-    return site.rendered(visit, frame, "policies.html", values, status=status)
+    return await site.page(visit, frame, "policies.html", values, status=status)
 
 
 async def _chosen(visit: Visit, chosen: v1.Document, problem: str) -> dict[str, Any]:

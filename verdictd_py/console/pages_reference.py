@@ -39,7 +39,7 @@ async def reference_page(site: Site, visit: Visit, problem: str = "", status: in
         "retiring": visit.asked("retire"),
         "deleting": visit.asked("delete"),
     }
-    return site.rendered(visit, frame, "reference.html", values, status=status)
+    return await site.page(visit, frame, "reference.html", values, status=status)
 
 
 async def retire(site: Site, visit: Visit) -> str:

@@ -47,7 +47,7 @@ async def release_page(site: Site, visit: Visit) -> Answer:
             values["problem"] = error.text
     if guest and values.get("answer") is not None:
         values["every"] = await _every(visit, guest, list(stored)[:MAX_TESTED])
-    return site.rendered(visit, frame, "release.html", values)
+    return await site.page(visit, frame, "release.html", values)
 
 
 async def _answer(visit: Visit, guest: str, path: str) -> dict[str, Any]:

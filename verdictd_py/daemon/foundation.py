@@ -17,6 +17,7 @@ from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.kbs import KbsIdentity, kbs_listener
 from verdictd_py.daemon.readiness import Probe
+from verdictd_py.daemon.sealing import Sealing
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.heads import HeadSigner
@@ -29,11 +30,13 @@ from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.ports import Events, Tees
+from verdictd_py.ports.tokenkeys import TokenKeyStore
 from verdictd_py.stages import Meter
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.stores import DirectoryCollateralStore
+from verdictd_py.storage.tokenkeys import DirectoryTokenKeys
 from verdictd_py.tees.intel.collateral.cache import Fetch
 from verdictd_py.tees.intel.roots import read_root_ca
 from verdictd_py.tsm import TsmQuotes
@@ -100,7 +103,9 @@ class Foundation:
         limits: limits of the listeners of guests.
         connections: division of the descriptors of the process.
         changes: announced changes after which connected guests are appraised again.
+        token_keys: store of the keys of attestation tokens, for brokers that share an engine.
         meter: measures connections; None if nothing is measured.
+        sealing: seals stored objects; None if they are plain.
         directory: the data directory.
     """
 
@@ -115,7 +120,9 @@ class Foundation:
     collateral: CollateralService
     cases: UseCases
     directory: Directory
+    token_keys: TokenKeyStore
     meter: Meter | None = None
+    sealing: Sealing | None = None
 
     @classmethod
     def lay(  # noqa: PLR0913  # what it is built from, all by keyword
@@ -153,6 +160,7 @@ class Foundation:
             changed=changes.announce,
             elsewhere=elsewhere,
         )
+        sealing = Sealing.of(settings, directory, records.audit)
         cases = use_cases(
             settings,
             unsafe,
@@ -164,6 +172,7 @@ class Foundation:
             events=records.audit,
             changes=changes,
             judgements=judgements,
+            objects=None if sealing is None else sealing.objects,
         )
         return cls(
             settings,
@@ -177,7 +186,9 @@ class Foundation:
             collateral,
             cases,
             directory,
+            DirectoryTokenKeys(directory),
             meter,
+            sealing,
         )
 
     async def close(self) -> None:
@@ -246,6 +257,7 @@ class GuestListeners:
             events=self.base.audit,
             limits=self.base.limits,
             watch=watch,
+            token_keys=self.base.token_keys,
             passed=self.sockets.get("kbs_http"),
             shared=self.sessions,
             census=None if self.census is None else self.census.listener("kbs_http"),
@@ -253,17 +265,20 @@ class GuestListeners:
         )
 
 
-def connections_of(settings: Settings, *, guests: bool, operators: bool) -> Connections:
+def connections_of(
+    settings: Settings, *, guests: bool, operators: bool, open_files: int | None = None
+) -> Connections:
     """Divide the descriptors of a process among the listeners that it serves.
 
     Args:
         guests, operators: whether the process serves guests, and operators.
+        open_files: how many it may open; None for the limit of this process.
 
     Raises:
         ConfigError: there are too few descriptors.
     """
     return descriptors.divide(
-        descriptors.limit(),
+        descriptors.limit() if open_files is None else open_files,
         guests=settings.max_connections if guests else 0,
         guest_listeners=(1 if settings.kbs_http is None else 2) if guests else 0,
         grpc_listeners=(1 if settings.keyprovider_api is None else 2) if operators else 0,

@@ -577,6 +577,16 @@ class KbsAdministrators(Event):
     ]
 
 
+@event("kbs.token-key-added", audit=Audit.YES)
+class KbsTokenKeyAdded(Event):
+    """A new key of attestation tokens was stored for all brokers; the ones before it expire."""
+
+    key: Annotated[str, FieldInfo("Id of the key, `kid` in tokens.", characters=64)]
+    signs_from: Annotated[
+        str, FieldInfo("Time from which brokers sign with it, ISO 8601.", characters=32)
+    ]
+
+
 @event("audit.opened")
 class AuditOpened(Event):
     """A new file of the audit trail was created."""
@@ -982,6 +992,25 @@ class StorageRecovered(Event):
     """A part of the storage can be used again, without a restart."""
 
     part: StoragePart
+
+
+@event("seal.opened", audit=Audit.YES)
+class SealOpened(Event):
+    """The index of the sealed objects was read; a lower generation than before is a roll-back."""
+
+    generation: Annotated[int, FieldInfo("Number of changes of the sealed objects so far.")]
+    strict: Annotated[bool, FieldInfo("Whether plain objects are refused.")]
+    key: Annotated[
+        str, FieldInfo("Newest version of the key-encryption key, not secret.", characters=255)
+    ]
+
+
+@event("seal.refused", level=Level.ERROR, audit=Audit.LIMITED)
+class SealRefused(Event):
+    """A stored object is refused: it was altered, replaced, removed, or is not sealed."""
+
+    path: Annotated[str, FieldInfo("Canonical path of the object.", characters=1024)]
+    reason: Reason
 
 
 @event("file.changed", audit=Audit.YES)

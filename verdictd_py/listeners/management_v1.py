@@ -22,7 +22,8 @@ from verdictd_py.broker.administration import (
 from verdictd_py.broker.details import details
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.explanation import Explainer
-from verdictd_py.broker.history import History, Verdict
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Verdict
 from verdictd_py.broker.listings import MAX_PAGE
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
@@ -301,8 +302,12 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     async def GetGuest(self, request: messages.GetGuestRequest, caller: Caller) -> messages.Guest:
         judgement = await self._explainer.explain(caller, request.id)
         guest = v1_messages.guest(judgement)
-        read = partial(details, judgement, self._admin.documents.tees)
-        if found := await offload(len(judgement.event_log), read):
+        presented = self._history.presented(judgement)
+        before = self._history.accepted_before(judgement)
+        logs = sum(len(each.event_log) for each in (presented, before) if each is not None)
+        tees = self._admin.documents.tees
+        read = partial(details, judgement, tees, presented, before)
+        if found := await offload(logs, read):
             guest.details = json.dumps(found)
         return guest
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from verdictd_py._generated import verdictd_v1_pb2 as messages
 from verdictd_py.broker.catalogue import DocumentUse
-from verdictd_py.broker.history import Judgement, Verdict
+from verdictd_py.broker.judgement import Judgement, Verdict
 from verdictd_py.broker.pinning import PinPreview
 from verdictd_py.broker.policytests import PolicyTest
 from verdictd_py.broker.references import ReferenceView
@@ -107,7 +107,7 @@ def reference_set(tee: str, name: str, values: ReferenceSet, state: str) -> mess
 
 def guest(judgement: Judgement) -> messages.Guest:
     """Describe an appraised guest."""
-    fmspc = judgement.claims.get("fmspc", "")
+    fmspc, decided_by = judgement.claims.get("fmspc", ""), judgement.decided_by
     return messages.Guest(
         id=judgement.id,
         at=time(judgement.at),
@@ -130,6 +130,9 @@ def guest(judgement: Judgement) -> messages.Guest:
         platform=judgement.platform or "",
         earlier=judgement.earlier,
         judged=judgement.judged,
+        policy_sha256="" if decided_by is None else decided_by.policy,
+        data_sha256="" if decided_by is None else decided_by.data,
+        collateral_sha256=judgement.collateral,
     )
 
 

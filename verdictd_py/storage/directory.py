@@ -298,6 +298,16 @@ class Directory:
             return True
         return False
 
+    def is_link(self, segments: Segments) -> bool:
+        """Return whether a name is that of a link.
+
+        Raises:
+            NotFound: nothing has that name.
+            StorageError: the directory cannot be read.
+        """
+        with files.translated(), self._parent(segments) as parent:
+            return links.is_link(parent, segments[-1])
+
     def entry(self, segments: Segments) -> Entry:
         """Return the metadata of one regular file.
 

@@ -123,8 +123,11 @@ class GuestWorker:
             "collateral": base.collateral.problem,
             "descriptors": check_descriptors,
         }
+        if base.sealing is not None:
+            checks["seal"] = base.sealing.problem
         build = GuestListeners(base, _adopted(start.sockets), share.census, share.sessions)
         http = build.kbs(_identity(start, clock), checks.setdefault)
+        self._closing = () if base.sealing is None else (base.sealing.sealer.close,)
         self._listeners: tuple[Listener, ...] = (build.attested(),)
         self._files: Sequence[Reloadable] = ()
         if http is not None:
@@ -198,7 +201,11 @@ class GuestWorker:
         await release(
             self.supervisor,
             self._listeners,
-            (self._base.close, *(() if self._tracing is None else (self._tracing.close,))),
+            (
+                self._base.close,
+                *self._closing,
+                *(() if self._tracing is None else (self._tracing.close,)),
+            ),
             self._base.audit,
             seconds=seconds,
         )
