@@ -29,7 +29,7 @@ REPORT_EVERY: Final = 1000
 CLOSE_SECONDS: Final = 0.5
 """Time for the reader to take the lines that wait when the daemon ends."""
 
-GATHER_SECONDS: Final = 0.01
+GATHER_SECONDS: Final = 0.05
 """Pause between the first of some lines and their write."""
 
 _AT_ONCE: Final = 0.0
