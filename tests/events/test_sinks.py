@@ -304,7 +304,7 @@ def test_records_of_a_moment_are_delivered_together() -> None:
     for number in range(5):
         delivery.put(b"%d\n" % number)
     assert delivery.close(60) == 0
-    assert [line for batch in collecting.batches for line in batch] == [b"0", b"1", b"2", b"3", b"4"]
+    assert b"".join(line for batch in collecting.batches for line in batch) == b"01234"
     assert len(collecting.batches) < 5
 
 
