@@ -70,6 +70,7 @@ class Unsafe:
     insecure_sample_data_dir: bool = False
     unsafe_tdx_root_ca: Path | None = None
     unsafe_writable_files: bool = False
+    unsafe_store_tls: bool = False
 
     @property
     def root_ca(self) -> Path | None:
@@ -146,6 +147,8 @@ class Settings(BaseModel):
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
     collateral_grace: Annotated[float, Field(ge=0, le=MAX_GRACE_DAYS)] = 0
+    store: str | None = None
+    store_password_file: Path | None = None
     refuse_endorsements: bool = False
     min_tcb_evaluation: Annotated[int, Field(ge=0)] = 0
     keyprovider_name: str | None = None
@@ -197,6 +200,7 @@ class Settings(BaseModel):
         return int(text)
 
     @field_validator(
+        "store_password_file",
         *("data_dir", "collateral", "collateral_ca", "collateral_api_key_file"),
         *("client_api_cert", "client_api_key", "client_api_ca", "client_api_roles"),
         *("kbs_tls_cert", "kbs_tls_key", "kbs_admins", "kbs_token_key", "kbs_sessions"),
@@ -252,6 +256,20 @@ class Settings(BaseModel):
                     "-fingerprint -sha256' does"
                 )
         return pins
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        if not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("it is not a URL: write postgresql://USER@HOST/DATABASE")
+        if urlsplit(value).password is not None:
+            raise ValueError(
+                "it has a password, which other users could read: remove it, and use "
+                "store_password_file or ~/.pgpass"
+            )
+        return value
 
     @field_validator("listen", "kbs_http", "status", "console")
     @classmethod

@@ -24,6 +24,7 @@ from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.console import Console
 from verdictd_py.daemon.contradictions import refuse_disclosure
 from verdictd_py.daemon.daemon import Daemon, Parts
+from verdictd_py.daemon.database import NotedHeads, SharedStore
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.foundation import Foundation, GuestListeners, Records, connections_of
 from verdictd_py.daemon.guestside import GuestSide, OwnGuests, SeparateGuests
@@ -54,7 +55,9 @@ from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.listeners.shares import Shares
-from verdictd_py.ports import Events
+from verdictd_py.ports import Events, Tees
+from verdictd_py.ports.history import HistoryStore
+from verdictd_py.stages import Meter
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.inspection import DIRECTORIES
 from verdictd_py.storage.layout import prepare, share_audit
@@ -85,26 +88,25 @@ def build_daemon(
     refuse_disclosure(settings, unsafe)
     count = worker_count(settings.workers)
     tees = known_tees(settings.verifier)
-    metrics = None
-    if settings.status is not None:
-        metrics = BrokerMetrics(tees, count if count > 1 else 0)
-        events = metrics.events(events)
-    meter = None if metrics is None else metrics.own.meter
-    tracing = Tracing.of(settings, events)
-    if tracing is not None:
-        events, meter = tracing.events, tracing.meter(meter)
-    records = Records.of(settings, unsafe, events)
+    observed = _Observed.of(settings, tees, count, events)
+    metrics, tracing = observed.metrics, observed.tracing
+    noted = NotedHeads(observed.events)
+    records = Records.of(settings, unsafe, noted)
     records.deciding.require_own()
     protected = protection(settings, unsafe)
     connections = _connections(settings, separate=count > 1)
     sample = unsafe.insecure_sample_verifier
+    documents = [tee.documents for tee in tees if tee.proves or sample]
     directory, inspection = prepare(
         settings.data_dir,
-        [tee.documents for tee in tees if tee.proves or sample],
+        documents,
         unsafe_writable=unsafe.unsafe_writable_files,
         sealed=settings.seal is not None,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
+    shared = SharedStore.of(settings, unsafe, noted)
+    if shared is not None:
+        shared.write_defaults(documents)
     changes = ForwardedChanges()
     base = Foundation.lay(
         settings,
@@ -115,7 +117,8 @@ def build_daemon(
         connections=connections,
         changes=changes,
         clock=clock,
-        meter=meter,
+        meter=observed.meter,
+        shared=shared,
     )
     presence = Presence(directory, clock)
     about = About(
@@ -161,10 +164,7 @@ def build_daemon(
     guests.connect(readiness, health, lambda: live.settings)
     about.listeners, about.readiness, about.health = listeners, readiness, health
     about.workers = guests.workers
-    history = HistoryKeeper(
-        base.cases.history,
-        SqliteHistory(settings.data_dir / "history" / "appraisals.sqlite", base.audit),
-    )
+    history = HistoryKeeper(base.cases.history, _history_store(base))
     if metrics is not None:
         metrics.own.watch_audit(base.audit)
         metrics.connect(_sources(base, guests, listeners, protected, health, clock()))
@@ -183,6 +183,7 @@ def build_daemon(
             Work("examine the data directory", partial(inspection.complete, base.audit)),
             *(() if metrics is None else metrics.background),
             *_sealing_work(base, directory),
+            *(() if shared is None else shared.background),
         ),
         readiness=readiness,
         health=health,
@@ -191,7 +192,7 @@ def build_daemon(
             base.close,
             guests.close,
             presence.close,
-            history.close,
+            history.close if shared is None else partial(_close_in_order, history, shared),
             *(() if base.sealing is None else (base.sealing.sealer.close,)),
             *(() if status is None else (status.close,)),
             *(() if tracing is None else (tracing.close,)),
@@ -204,8 +205,40 @@ def build_daemon(
         workers=guests.workers,
         settings=lambda: live.settings,
         metrics=None if metrics is None else metrics.own,
+        shared=shared,
     )
     return Daemon(parts, on_failure=on_failure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    """What observes the broker: metrics and traces, each None if the settings do not ask for it.
+
+    Attributes:
+        events: passes each event to both, then to the log.
+        meter: measures connections; None if nothing is measured.
+    """
+
+    metrics: BrokerMetrics | None
+    tracing: Tracing | None
+    events: Events
+    meter: Meter | None
+
+    @classmethod
+    def of(cls, settings: Settings, tees: Tees, count: int, events: Events) -> _Observed:
+        """Build it for that number of workers, in front of the log.
+
+        Raises:
+            ConfigError: a setting cannot be used; the message has the cause and the remedy.
+        """
+        metrics, meter = None, None
+        if settings.status is not None:
+            metrics = BrokerMetrics(tees, count if count > 1 else 0)
+            events, meter = metrics.events(events), metrics.own.meter
+        tracing = Tracing.of(settings, events)
+        if tracing is not None:
+            events, meter = tracing.events, tracing.meter(meter)
+        return cls(metrics, tracing, events, meter)
 
 
 def _guest_side(
@@ -297,9 +330,24 @@ def _checks(
     }
     if base.sealing is not None:
         checks["seal"] = base.sealing.problem
+    if base.shared is not None:
+        checks |= base.shared.checks()
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     return checks
+
+
+def _history_store(base: Foundation) -> HistoryStore:
+    """Return the store of the history."""
+    if base.shared is not None:
+        return base.shared.history(base.audit)
+    return SqliteHistory(base.settings.data_dir / "history" / "appraisals.sqlite", base.audit)
+
+
+async def _close_in_order(history: HistoryKeeper, shared: SharedStore) -> None:
+    """Store what is left, then close the connections to the database."""
+    await history.close()
+    await shared.close()
 
 
 def _sealing_work(base: Foundation, directory: Directory) -> tuple[Work, ...]:

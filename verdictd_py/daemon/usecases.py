@@ -29,6 +29,7 @@ from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
+from verdictd_py.daemon.stores import Stores
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import GuestTrust, RegoAppraisalPolicy
@@ -42,13 +43,6 @@ from verdictd_py.ports import AppraisalPolicy, Events, Tees, VerifierContext
 from verdictd_py.ports.tees import HttpGet
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.documents import DirectoryDocumentStore
-from verdictd_py.storage.objects import Objects
-from verdictd_py.storage.stores import (
-    DirectoryCollateralStore,
-    DirectoryKeyStore,
-    DirectoryResourceStore,
-)
 from verdictd_py.tees.intel.tee import VENDOR, IntelService
 from verdictd_py.tees.registry import VerifierSet, select
 
@@ -133,7 +127,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
     events: Events,
     changes: Changes | None = None,
     judgements: JudgementSink | None = None,
-    objects: Objects | None = None,
+    stores: Stores | None = None,
 ) -> UseCases:
     """Build the use cases on one data directory.
 
@@ -141,18 +135,19 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         intel: what the verifiers of Intel's TEEs share.
         changes: announced changes after which connected guests are appraised again.
         judgements: receives the judgements instead of the history of these use cases.
-        objects: reads and writes keys and resources; None for plain files.
+        stores: what they use instead of plain files in the data directory.
 
     Raises:
         ConfigError: a verifier cannot be built.
     """
+    stores = stores or Stores.on(directory, tees, events)
     verifiers = select(
         settings.verifier or None,
         tees,
         VerifierContext(
             clock=clock,
             events=events,
-            store=DirectoryCollateralStore(directory),
+            store=stores.collateral,
             http=partial(_site_get, settings),
             root_ca_der=root_ca_der,
             services={VENDOR: intel},
@@ -161,10 +156,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         insecure_nullverifier=unsafe.insecure_nullverifier,
         insecure_sample_verifier=unsafe.insecure_sample_verifier,
     )
-    keys = DirectoryKeyStore(directory, objects)
-    digests = DigestLog(events)
-    resources = DirectoryResourceStore(directory, events=events, digests=digests, objects=objects)
-    documents = DirectoryDocumentStore(directory, tees, digests=digests)
+    keys, resources, documents = stores.keys, stores.resources, stores.documents
     deciding = DocumentsWithSets(documents, tees, clock)
     compiled = CompiledPolicies()
     pinning = Pinning(verifiers.pinned_only, settings.require_reference_values)
@@ -211,7 +203,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         ineffective=IneffectiveEntries(documents, tees, keys, resources),
         contents=StoredContents(resources),
         release=release,
-        digests=digests,
+        digests=stores.digests,
         prepare=prepare,
         history=history,
         explainer=Explainer(history, appraisal),
