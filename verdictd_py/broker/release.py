@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -38,6 +38,7 @@ class Releaser:
         allow_a256ctr: whether packets without a tag are decrypted. It is off by default: an
             attacker with the image can relabel a GCM packet as CTR, which authenticates
             nothing.
+        released: called with the paths of each request that was answered.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Releaser:
         policy: ReleasePolicy,
         events: Events,
         allow_a256ctr: bool = False,
+        released: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         self._keys = keys
+        self._released = released
         self._resources = resources
         self._policy = policy
         self._events = events
@@ -191,6 +194,8 @@ class Releaser:
                 for decided_by, several in paths.items()
             )
         )
+        if self._released is not None:
+            self._released(tuple(allowed))
 
 
 def decrypt_blob(blob: WrappedBlob, key: SecretBytes, *, allow_a256ctr: bool) -> SecretBytes:

@@ -22,6 +22,7 @@ OF_VALUES: Final = (
     *("Accepted", "Refused", "Not verified", "Not appraised"),
     *("in force", "expired", "retired", "valid", "expires soon", "in grace"),
     *("fits", "differs", "any value"),
+    *("Policy", "Reference values with named sets"),
     *("Reference set %(name)s", "Collateral %(name)s"),
     *("Guests, RATS-TLS", "Guests, HTTP (RCAR)", "Management, gRPC", "Key provider", "Console"),
     *("The request is wrong", "Not allowed", "Not found", "Not allowed here"),

@@ -142,7 +142,13 @@ def build_daemon(
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(base.cases, base.audit, publish=publish, probes=probes)
-    base.cases.digests.changed = readiness.request
+    revisions = base.cases.administration.revisions
+
+    def documents_changed() -> None:
+        readiness.request()
+        revisions.request()
+
+    base.cases.digests.changed = documents_changed
     live = _Live(base, guests, settings)
     files = () if reread is None else (LiveSettings(settings, reread, live.apply),)
     health = Health(
@@ -157,6 +163,7 @@ def build_daemon(
     history = HistoryKeeper(
         base.cases.history,
         SqliteHistory(settings.data_dir / "history" / "appraisals.sqlite", base.audit),
+        books=(base.cases.history.uses, revisions),
     )
     if metrics is not None:
         metrics.own.watch_audit(base.audit)
@@ -171,6 +178,7 @@ def build_daemon(
             Work("check health", health.keep_examined),
             Work("appraise connected guests", base.cases.connected.keep_appraised),
             Work("store the history", history.keep),
+            Work("store texts that decide", revisions.keep_observing),
             Work("count omitted events", base.audit.keep_counting),
             Work("detect other daemons", partial(presence.announce, base.audit)),
             Work("examine the data directory", partial(inspection.complete, base.audit)),
