@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import tomllib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from verdictd_py.domain import addresses
 from verdictd_py.domain.names import KeyId
@@ -131,6 +133,9 @@ class Settings(BaseModel):
     tls: Literal["openssl", ""] = "openssl"
     crypto: Literal["openssl", ""] = "openssl"
     data_dir: Path = DEFAULT_DATA_DIR
+    seal: str | None = None
+    seal_strict: bool = False
+    seal_cache_seconds: Seconds | None = None
     collateral: Path | None = None
     collateral_url: tuple[str, ...] = (INTEL_PCS,)
     collateral_ca: Path | None = None
@@ -172,6 +177,7 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
+    traces: str | None = None
     workers: int | Literal["auto"] = 1
 
     @field_validator("workers", mode="before")
@@ -256,6 +262,16 @@ class Settings(BaseModel):
     def _check_client_api(cls, value: str | None) -> str | None:
         if value is not None:
             Address.parse(value, unix_allowed=True)
+        return value
+
+    @field_validator("traces")
+    @classmethod
+    def _check_traces(cls, value: str | None) -> str | None:
+        if value is not None and not _is_origin(value):
+            raise ValueError(
+                "it is not the address of a collector: write http://HOST:PORT or "
+                "https://HOST:PORT, usually with port 4317"
+            )
         return value
 
     @field_validator("default_wrap_key")
@@ -350,6 +366,16 @@ class Settings(BaseModel):
         return None if self.kbs_http is None else Address.parse(self.kbs_http)
 
 
+def _is_origin(url: str) -> bool:
+    """Return whether a URL has a scheme of HTTP, a host and a port, and nothing else."""
+    try:
+        parts = urlsplit(url)
+        is_complete = parts.scheme in ("http", "https") and parts.hostname and parts.port
+    except ValueError:  # of the port
+        return False
+    return bool(is_complete) and url == f"{parts.scheme}://{parts.netloc}" and "@" not in url
+
+
 def parse_default_key(text: str) -> ExistingKey | KbsKey:
     """Parse the key for requests without a parameter, written as the parameter of a request.
 
@@ -413,7 +439,7 @@ def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
     if file is None and (named := os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")):
         file = Path(named)
     table = {} if file is None else _read_toml(file)
-    environment = _read_environment()
+    environment = environment_values()
     values = {**table, **environment, **flags}
     try:
         settings = Settings(**values)
@@ -423,7 +449,7 @@ def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
     return settings
 
 
-def _read_environment() -> dict[str, Any]:
+def environment_values() -> dict[str, Any]:
     """Return the settings of the environment, whose names may have any case; tables are JSON."""
     variables = {name.upper(): value for name, value in os.environ.items()}
     values: dict[str, Any] = {}
@@ -448,12 +474,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
             f"the configuration {file} is not valid TOML: {error}; fix that line"
         ) from None
     for key in table:
-        if key.startswith(("insecure_", "unsafe_")):
-            flag = "--" + key.replace("_", "-")
-            raise ConfigError(
-                f"{key} in {file}: unsafe options are accepted on the command line only; "
-                f"remove it from the file, and start with {flag} if you need it"
-            )
+        if is_unsafe(key):
+            raise ConfigError(unsafe_in_file(key, f"{key} in {file}"))
     return table
 
 
@@ -488,13 +510,45 @@ def _one_line(
         where = ENVIRONMENT_PREFIX + key.upper()
     else:
         where = f"{key} in {file}"
-    if first["type"] == "extra_forbidden":
-        known = [name.replace("_", "-") if key in flags else name for name in Settings.model_fields]
+    return describe(first, where, values, dashed=key in flags)
+
+
+def describe(
+    fault: ErrorDetails, where: str, values: Mapping[str, Any], *, dashed: bool = False
+) -> str:
+    """Describe a setting that the model refuses: where it is, the cause, and a remedy if known.
+
+    Args:
+        where: the name of the setting in its source.
+        values: all values that the model received, by field name.
+        dashed: whether near misses are written as on the command line.
+    """
+    key = str(fault["loc"][0]) if fault["loc"] else "settings"
+    if fault["type"] == "extra_forbidden":
+        known = [name.replace("_", "-") if dashed else name for name in Settings.model_fields]
         hint = did_you_mean(key, known) or " (see verdictd-py --help)"
         return f"{where} is not a setting: remove it, or correct its name{hint}"
-    if first["type"] == "literal_error":
+    if fault["type"] == "literal_error":
         choices = [str(one) for one in get_args(Settings.model_fields[key].annotation) if one]
         value = str(values[key])
         hint = did_you_mean(value, choices)
         return f"{where}: {value!r} is not one of {', '.join(choices)}{hint}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def is_unsafe(key: str) -> bool:
+    """Return whether a key of a file is an unsafe option, which no file may enable."""
+    return key.startswith(("insecure_", "unsafe_"))
+
+
+def unsafe_in_file(key: str, where: str) -> str:
+    """Describe an unsafe option in a file, with the remedy.
+
+    Args:
+        where: the key and its file.
+    """
+    flag = "--" + key.replace("_", "-")
+    return (
+        f"{where}: unsafe options are accepted on the command line only; "
+        f"remove it from the file, and start with {flag} if you need it"
+    )

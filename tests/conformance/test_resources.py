@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import pytest
 
+from tests.support.sealed import sealed_objects
 from tests.support.stores import resource_store
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
@@ -114,6 +116,13 @@ class TestDirectory(ResourceStoreSuite):
     @pytest.fixture
     def resources(self, directory: Directory) -> ResourceStore:
         return resource_store(directory)
+
+
+class TestSealed(ResourceStoreSuite):
+    @pytest.fixture
+    def resources(self, directory: Directory, tmp_path: Path) -> ResourceStore:
+        objects = sealed_objects(directory, tmp_path / "kek")
+        return resource_store(directory, objects=objects)
 
 
 class TestMemory(ResourceStoreSuite):

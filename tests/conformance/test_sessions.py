@@ -45,6 +45,7 @@ class TestShared(SessionStoreConformance):
         yield
         for store in self.stores:
             store.close()
+        self.stores.clear()  # pytest keeps this object, and each mapping has a descriptor
 
     async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
         self.stores.append(SharedSessionStore(sharedsessions.create(2, limits), 0, limits))

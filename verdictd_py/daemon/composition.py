@@ -18,10 +18,11 @@ import grpc
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.historykeeper import HistoryKeeper
-from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
+from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.console import Console
+from verdictd_py.daemon.contradictions import refuse_disclosure
 from verdictd_py.daemon.daemon import Daemon, Parts
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.foundation import Foundation, GuestListeners, Records, connections_of
@@ -42,18 +43,19 @@ from verdictd_py.daemon.readings import Sources
 from verdictd_py.daemon.reload import LiveSettings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.daemon.systemd import passed_sockets
+from verdictd_py.daemon.tracing import Tracing
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.cores import worker_count
-from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import management, management_v1
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener, Register
-from verdictd_py.listeners.kbs.certificates import ServerCertificate
+from verdictd_py.listeners.kbs.certificates import ServerCertificate, first_end
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.listeners.shares import Shares
 from verdictd_py.ports import Events
+from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.inspection import DIRECTORIES
 from verdictd_py.storage.layout import prepare, share_audit
 from verdictd_py.storage.presence import Presence
@@ -80,13 +82,17 @@ def build_daemon(
     Raises:
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
     """
-    _check_unsafe(settings, unsafe)
+    refuse_disclosure(settings, unsafe)
     count = worker_count(settings.workers)
     tees = known_tees(settings.verifier)
     metrics = None
     if settings.status is not None:
         metrics = BrokerMetrics(tees, count if count > 1 else 0)
         events = metrics.events(events)
+    meter = None if metrics is None else metrics.own.meter
+    tracing = Tracing.of(settings, events)
+    if tracing is not None:
+        events, meter = tracing.events, tracing.meter(meter)
     records = Records.of(settings, unsafe, events)
     records.deciding.require_own()
     protected = protection(settings, unsafe)
@@ -96,6 +102,7 @@ def build_daemon(
         settings.data_dir,
         [tee.documents for tee in tees if tee.proves or sample],
         unsafe_writable=unsafe.unsafe_writable_files,
+        sealed=settings.seal is not None,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
     changes = ForwardedChanges()
@@ -108,7 +115,7 @@ def build_daemon(
         connections=connections,
         changes=changes,
         clock=clock,
-        meter=None if metrics is None else metrics.own.meter,
+        meter=meter,
     )
     presence = Presence(directory, clock)
     about = About(
@@ -183,16 +190,19 @@ def build_daemon(
             Work("detect other daemons", partial(presence.announce, base.audit)),
             Work("examine the data directory", partial(inspection.complete, base.audit)),
             *(() if metrics is None else metrics.background),
+            *_sealing_work(base, directory),
         ),
         readiness=readiness,
         health=health,
         about=about,
         closing=(
-            base.collateral.close,
+            base.close,
             guests.close,
             presence.close,
             history.close,
+            *(() if base.sealing is None else (base.sealing.sealer.close,)),
             *(() if status is None else (status.close,)),
+            *(() if tracing is None else (tracing.close,)),
             *(() if metrics is None else (metrics.close,)),
         ),
         limits=base.limits,
@@ -275,6 +285,7 @@ def _sources(  # the parts that gauges are read from
         workers=lambda: (0, 0) if workers is None else (workers.count, len(workers.numbers)),
         collateral=lambda: base.collateral.validity,
         certificates=certificates,
+        client_ca=lambda: None if protected.tls is None else first_end(protected.tls.current.ca),
         unsafe=len(base.unsafe.chosen()),
     )
 
@@ -292,9 +303,19 @@ def _checks(
         "disk": space_check(_written(base.settings)),
         "descriptors": check_descriptors,
     }
+    if base.sealing is not None:
+        checks["seal"] = base.sealing.problem
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     return checks
+
+
+def _sealing_work(base: Foundation, directory: Directory) -> tuple[Work, ...]:
+    """Return the work that prepares a sealed directory."""
+    sealing = base.sealing
+    if sealing is None:
+        return ()
+    return (Work("prepare sealed objects", partial(sealing.prepare, directory, base.audit)),)
 
 
 class _Live:
@@ -398,28 +419,6 @@ def _connections(settings: Settings, *, separate: bool) -> Connections:
     own = connections_of(settings, guests=False, operators=True)
     workers = connections_of(settings, guests=True, operators=False)
     return Connections(workers.guests, own.grpc, workers.warning or own.warning)
-
-
-def _check_unsafe(settings: Settings, unsafe: Unsafe) -> None:
-    """Refuse unsafe options that would disclose the secrets of a real data directory.
-
-    Raises:
-        ConfigError: refused; the message has the cause and the remedy.
-    """
-    if unsafe.root_ca and "data_dir" not in settings.model_fields_set:
-        raise ConfigError(
-            f"{UNSAFE_ROOT_OPTION} needs an explicit --data-dir, "
-            f"so that a rehearsal never uses {DEFAULT_DATA_DIR}"
-        )
-    if unsafe.insecure_sample_verifier and not unsafe.insecure_sample_data_dir:
-        raise ConfigError(
-            f"--insecure-sample-verifier would release every secret in {settings.data_dir} to "
-            "any client; try it with `verdictd-py demo`, or add --insecure-sample-data-dir"
-        )
-    if unsafe.insecure_sample_data_dir and not unsafe.insecure_sample_verifier:
-        raise ConfigError(
-            "--insecure-sample-data-dir has no effect without --insecure-sample-verifier; remove it"
-        )
 
 
 def _names(*modules: ModuleType) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.kbs import KbsIdentity, kbs_listener
 from verdictd_py.daemon.readiness import Probe
+from verdictd_py.daemon.sealing import Sealing
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.heads import HeadSigner
@@ -101,6 +102,8 @@ class Foundation:
         connections: division of the descriptors of the process.
         changes: announced changes after which connected guests are appraised again.
         meter: measures connections; None if nothing is measured.
+        sealing: seals stored objects; None if they are plain.
+        directory: the data directory.
     """
 
     settings: Settings
@@ -113,7 +116,9 @@ class Foundation:
     changes: Changes
     collateral: CollateralService
     cases: UseCases
+    directory: Directory
     meter: Meter | None = None
+    sealing: Sealing | None = None
 
     @classmethod
     def lay(  # noqa: PLR0913  # what it is built from, all by keyword
@@ -151,6 +156,7 @@ class Foundation:
             changed=changes.announce,
             elsewhere=elsewhere,
         )
+        sealing = Sealing.of(settings, directory, records.audit)
         cases = use_cases(
             settings,
             unsafe,
@@ -162,6 +168,7 @@ class Foundation:
             events=records.audit,
             changes=changes,
             judgements=judgements,
+            objects=None if sealing is None else sealing.objects,
         )
         return cls(
             settings,
@@ -174,8 +181,15 @@ class Foundation:
             changes,
             collateral,
             cases,
+            directory,
             meter,
+            sealing,
         )
+
+    async def close(self) -> None:
+        """Close what the use cases have open. Everything that uses them has stopped."""
+        self.directory.close()
+        await self.collateral.close()
 
     def apply(self, new: Settings, connections: Connections) -> None:
         """Put the limits of new settings in force."""
@@ -245,17 +259,20 @@ class GuestListeners:
         )
 
 
-def connections_of(settings: Settings, *, guests: bool, operators: bool) -> Connections:
+def connections_of(
+    settings: Settings, *, guests: bool, operators: bool, open_files: int | None = None
+) -> Connections:
     """Divide the descriptors of a process among the listeners that it serves.
 
     Args:
         guests, operators: whether the process serves guests, and operators.
+        open_files: how many it may open; None for the limit of this process.
 
     Raises:
         ConfigError: there are too few descriptors.
     """
     return descriptors.divide(
-        descriptors.limit(),
+        descriptors.limit() if open_files is None else open_files,
         guests=settings.max_connections if guests else 0,
         guest_listeners=(1 if settings.kbs_http is None else 2) if guests else 0,
         grpc_listeners=(1 if settings.keyprovider_api is None else 2) if operators else 0,

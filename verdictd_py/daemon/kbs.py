@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -39,7 +40,7 @@ from verdictd_py.storage.sessions import MemorySessionStore
 from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
-_OF_LISTENER: Final = (
+OF_LISTENER: Final = (
     "kbs_tls_cert",
     "kbs_tls_key",
     "kbs_admins",
@@ -119,7 +120,7 @@ def kbs_identity(
     if address is None and passed is not None:
         raise ConfigError("the service manager passed the socket kbs_http: set --kbs-http, too")
     if address is None:
-        _refuse_settings_without_effect(settings, unsafe)
+        refuse_settings_without_effect(settings, unsafe)
         return None
     if passed is not None:  # its own address decides whether TLS is needed
         address = Address(*passed.getsockname()[:2])
@@ -180,8 +181,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
         census=census,
         meter=meter,
     )
-    if not isinstance(sessions, SqliteSessionStore):
-        listener.session_counts = lambda: sessions.counts
+    listener.session_counts = lambda: sessions.counts
     return listener
 
 
@@ -201,8 +201,15 @@ async def _probe_sessions(
     return ""
 
 
-def _refuse_settings_without_effect(settings: Settings, unsafe: Unsafe) -> None:
-    given = [name for name in _OF_LISTENER if getattr(settings, name) not in (None, ())]
+def refuse_settings_without_effect(settings: Settings, unsafe: Unsafe) -> None:
+    """Refuse settings of the listener without its address.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if settings.kbs_http_address is not None:
+        return
+    given = [name for name in OF_LISTENER if getattr(settings, name) not in (None, ())]
     given += [name for name in _UNSAFE_OF_LISTENER if getattr(unsafe, name)]
     if given:
         option = "--" + given[0].replace("_", "-")
@@ -223,27 +230,46 @@ def _tls(
     Raises:
         ConfigError: options contradict each other, or a file cannot be used.
     """
+    require_consistent_tls(settings, unsafe)
     certificate, key = settings.kbs_tls_cert, settings.kbs_tls_key
-    if certificate is not None and unsafe.insecure_kbs_http:
-        raise ConfigError(
-            "--insecure-kbs-http and --kbs-tls-cert contradict each other; remove one of them"
-        )
     if certificate is not None and key is not None:  # 1
         return KbsTls.read(certificate, key)
-    if certificate is not None or key is not None:
-        raise ConfigError("--kbs-tls-cert and --kbs-tls-key go together; give both, or neither")
     if address.local or unsafe.insecure_kbs_http:  # 2
         return None
     return KbsTls.create(address.host, clock=clock)  # 3
 
 
-def _token_key(settings: Settings) -> ec.EllipticCurvePrivateKey:
-    if settings.kbs_token_key is not None:
-        return read_token_key(settings.kbs_token_key)
-    if settings.kbs_sessions is not None:
+def require_consistent_tls(settings: Settings, unsafe: Unsafe) -> None:
+    """Refuse a certificate without its key, and one that is not used.
+
+    Raises:
+        ConfigError: options contradict each other.
+    """
+    certificate, key = settings.kbs_tls_cert, settings.kbs_tls_key
+    if certificate is not None and unsafe.insecure_kbs_http:
+        raise ConfigError(
+            "--insecure-kbs-http and --kbs-tls-cert contradict each other; remove one of them"
+        )
+    if (certificate is None) != (key is None):
+        raise ConfigError("--kbs-tls-cert and --kbs-tls-key go together; give both, or neither")
+
+
+def require_token_key(settings: Settings) -> None:
+    """Refuse shared sessions without a shared key of tokens.
+
+    Raises:
+        ConfigError: the key is missing.
+    """
+    if settings.kbs_sessions is not None and settings.kbs_token_key is None:
         raise ConfigError(
             "--kbs-sessions needs --kbs-token-key: brokers that share sessions sign with one key"
         )
+
+
+def _token_key(settings: Settings) -> ec.EllipticCurvePrivateKey:
+    require_token_key(settings)
+    if settings.kbs_token_key is not None:
+        return read_token_key(settings.kbs_token_key)
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -251,13 +277,24 @@ def _admins(settings: Settings, tokens: Tokens) -> AdminKeys:
     if settings.kbs_admins is None:
         return AdminKeys()
     admins = read_admins(settings.kbs_admins)
+    require_separate_admins(settings.kbs_admins, admins, tokens.key.public_key())
+    return admins
+
+
+def require_separate_admins(
+    file: Path, admins: AdminKeys, token_key: ec.EllipticCurvePublicKey
+) -> None:
+    """Refuse administrators with the key of tokens.
+
+    Raises:
+        ConfigError: there is one.
+    """
     for key in admins.keys:
-        if key.key == tokens.key.public_key():
+        if key.key == token_key:
             raise ConfigError(
-                f"key {key.name!r} in {settings.kbs_admins} is that of --kbs-token-key, so every "
+                f"key {key.name!r} in {file} is that of --kbs-token-key, so every "
                 "guest's token would be an administrator's; give administrators another key"
             )
-    return admins
 
 
 def _changed_admins(before: AdminKeys, after: AdminKeys) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ from verdictd_py.ports.tees import HttpGet
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
+from verdictd_py.storage.objects import Objects
 from verdictd_py.storage.stores import (
     DirectoryCollateralStore,
     DirectoryKeyStore,
@@ -133,6 +134,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
     events: Events,
     changes: Changes | None = None,
     judgements: JudgementSink | None = None,
+    objects: Objects | None = None,
 ) -> UseCases:
     """Build the use cases on one data directory.
 
@@ -140,6 +142,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         intel: what the verifiers of Intel's TEEs share.
         changes: announced changes after which connected guests are appraised again.
         judgements: receives the judgements instead of the history of these use cases.
+        objects: reads and writes keys and resources; None for plain files.
 
     Raises:
         ConfigError: a verifier cannot be built.
@@ -159,9 +162,9 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         insecure_nullverifier=unsafe.insecure_nullverifier,
         insecure_sample_verifier=unsafe.insecure_sample_verifier,
     )
-    keys = DirectoryKeyStore(directory)
+    keys = DirectoryKeyStore(directory, objects)
     digests = DigestLog(events)
-    resources = DirectoryResourceStore(directory, events=events, digests=digests)
+    resources = DirectoryResourceStore(directory, events=events, digests=digests, objects=objects)
     documents = DirectoryDocumentStore(directory, tees, digests=digests)
     deciding = DocumentsWithSets(documents, tees, clock)
     compiled = CompiledPolicies()

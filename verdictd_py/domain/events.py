@@ -112,11 +112,12 @@ CollateralDigest = Annotated[
 
 @event("documents.used", audit=Audit.YES)
 class DocumentsUsed(Event):
-    """Policy and reference data decide about a guest for the first time in this process."""
+    """A policy and its data decide for the first time in this process: guests, or releases."""
 
-    tee: TeeName
+    tee: TeeName | None = None
     policy: PolicyDigest
-    reference: ReferenceDigest
+    reference: ReferenceDigest | None = None
+    data: ReleaseDataDigest | None = None
 
 
 @event("collateral.used", audit=Audit.LIMITED)
@@ -747,6 +748,13 @@ class LogFlood(Event):
     lines: Annotated[int, FieldInfo("Number of lines that were omitted.")]
 
 
+@event("trace.dropped", level=Level.WARNING)
+class TraceDropped(Event):
+    """Traces were dropped: the collector of `--traces` was too slow, or could not be reached."""
+
+    requests: Annotated[int, FieldInfo("Number of requests without a trace.")]
+
+
 @event("connection.refused", by_peers=True)
 class ConnectionRefused(Event):
     """A connection was closed because there are too many, or could not be accepted."""
@@ -974,6 +982,25 @@ class StorageRecovered(Event):
     """A part of the storage can be used again, without a restart."""
 
     part: StoragePart
+
+
+@event("seal.opened", audit=Audit.YES)
+class SealOpened(Event):
+    """The index of the sealed objects was read; a lower generation than before is a roll-back."""
+
+    generation: Annotated[int, FieldInfo("Number of changes of the sealed objects so far.")]
+    strict: Annotated[bool, FieldInfo("Whether plain objects are refused.")]
+    key: Annotated[
+        str, FieldInfo("Newest version of the key-encryption key, not secret.", characters=255)
+    ]
+
+
+@event("seal.refused", level=Level.ERROR, audit=Audit.LIMITED)
+class SealRefused(Event):
+    """A stored object is refused: it was altered, replaced, removed, or is not sealed."""
+
+    path: Annotated[str, FieldInfo("Canonical path of the object.", characters=1024)]
+    reason: Reason
 
 
 @event("file.changed", audit=Audit.YES)

@@ -32,6 +32,7 @@ from verdictd_py.daemon.release import release
 from verdictd_py.daemon.reload import reload_all, restrict_all
 from verdictd_py.daemon.stacks import dump_tasks
 from verdictd_py.daemon.supervisor import Supervisor, Work
+from verdictd_py.daemon.tracing import Tracing
 from verdictd_py.daemon.workers import messages
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.channel import Channel
@@ -90,6 +91,10 @@ class GuestWorker:
         self.metrics = ProcessMetrics.of_worker(start.descriptors, start.number, tees)
         if self.metrics is not None:
             log = self.metrics.events(log)
+        meter = None if self.metrics is None else self.metrics.meter
+        self._tracing = tracing = Tracing.of(settings, log)
+        if tracing is not None:
+            log, meter = tracing.events, tracing.meter(meter)
         self._changes = ForwardedChanges()
         self._share = share = WorkerShare.of(start, channel)
         self._base = base = Foundation.lay(
@@ -103,13 +108,10 @@ class GuestWorker:
             clock=clock,
             elsewhere=partial(messages.fetch_collateral, channel),
             judgements=share.judgements,
-            meter=None if self.metrics is None else self.metrics.meter,
+            meter=meter,
         )
         if self.metrics is not None:
             self.metrics.watch_audit(base.audit)
-            if share.sessions is not None:
-                sessions = share.sessions
-                self.metrics.watch_sessions(lambda: sessions.counts)
         share.connect(base.cases.connected)
         self._changes.forward = partial(channel.notify, "changed")
         self._examine = asyncio.Event()
@@ -121,14 +123,19 @@ class GuestWorker:
             "collateral": base.collateral.problem,
             "descriptors": check_descriptors,
         }
+        if base.sealing is not None:
+            checks["seal"] = base.sealing.problem
         build = GuestListeners(base, _adopted(start.sockets), share.census, share.sessions)
         http = build.kbs(_identity(start, clock), checks.setdefault)
+        self._closing = () if base.sealing is None else (base.sealing.sealer.close,)
         self._listeners: tuple[Listener, ...] = (build.attested(),)
         self._files: Sequence[Reloadable] = ()
         if http is not None:
             self._listeners += (http,)
             self._files = http.files
             http.parts = self.parts
+            if self.metrics is not None and http.session_counts is not None:
+                self.metrics.watch_sessions(http.session_counts)
         self._health = Health(checks, _WithoutReadiness(base.audit))
         self.supervisor = Supervisor(base.audit, on_failure=on_failure)
 
@@ -194,7 +201,11 @@ class GuestWorker:
         await release(
             self.supervisor,
             self._listeners,
-            (self._base.collateral.close,),
+            (
+                self._base.close,
+                *self._closing,
+                *(() if self._tracing is None else (self._tracing.close,)),
+            ),
             self._base.audit,
             seconds=seconds,
         )
