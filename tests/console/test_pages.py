@@ -331,3 +331,19 @@ async def test_a_release_policy_that_reads_the_token_is_tested(broker: RunningBr
         question = f"/release?guest={accepted}&path=default/key/1"
         assert "may not have default/key/1" in await someone.text(question)
         assert "may have default/key/1" in await someone.text(f"{question}&query=zone%3Da")
+
+
+async def test_the_overview_displays_latency_load_and_connections(broker: RunningBroker) -> None:
+    await connect(broker)
+    async with broker.guest(broker.attester()) as guest, person(broker) as someone:
+        await guest.version()
+        page = await someone.text("/")
+    latency = page[page.index('id="latency"') :].partition("</section>")[0]
+    assert {"handshake", "verification", "policy"} <= set(
+        re.findall(r'<th scope="row">([a-z]+)', latency)
+    )
+    assert "operator process" in page
+    listeners = page[page.index('id="listeners"') :].partition("</section>")[0]
+    rows = re.findall(r'data-l="Connections">(\d+)', listeners)
+    assert int(rows[0]) == 1
+    assert "attested 1" in listeners

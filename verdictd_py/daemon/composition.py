@@ -18,6 +18,7 @@ import grpc
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.historykeeper import HistoryKeeper
+from verdictd_py.broker.revisions import Revisions
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
@@ -86,7 +87,7 @@ def build_daemon(
     count = worker_count(settings.workers)
     tees = known_tees(settings.verifier)
     metrics = None
-    if settings.status is not None:
+    if settings.status is not None or settings.console is not None:
         metrics = BrokerMetrics(tees, count if count > 1 else 0)
         events = metrics.events(events)
     meter = None if metrics is None else metrics.own.meter
@@ -135,9 +136,9 @@ def build_daemon(
     status = None if metrics is None or address is None else metrics.listener(address, base.audit)
     operators = _OperatorListeners(base, protected, guests.connected)
     services = partial(operators.register_management, about)
-    console = Console.build(settings, protected, services, tees, base.audit, base.collateral)
-    if console.listener is not None:
-        console.listener.measure(base.meter)
+    console = Console.build(
+        settings, protected, services, tees, base.audit, base.collateral, metrics
+    )
     candidates: tuple[Listener | None, ...] = (
         guests.attested,
         operators.client_api(services, console),
@@ -150,12 +151,7 @@ def build_daemon(
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(base.cases, base.audit, publish=publish, probes=probes)
     revisions = base.cases.administration.revisions
-
-    def documents_changed() -> None:
-        readiness.request()
-        revisions.request()
-
-    base.cases.digests.changed = documents_changed
+    base.cases.digests.changed = partial(_documents_changed, readiness, revisions)
     live = _Live(base, guests, settings)
     files = () if reread is None else (LiveSettings(settings, reread, live.apply),)
     health = Health(
@@ -214,6 +210,12 @@ def build_daemon(
         metrics=None if metrics is None else metrics.own,
     )
     return Daemon(parts, on_failure=on_failure)
+
+
+def _documents_changed(readiness: Readiness, revisions: Revisions) -> None:
+    """Have documents that have changed examined, and their texts stored."""
+    readiness.request()
+    revisions.request()
 
 
 def _guest_side(

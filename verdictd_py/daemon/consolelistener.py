@@ -22,7 +22,9 @@ from verdictd_py.console.sessions import Sessions
 from verdictd_py.console.site import Site
 from verdictd_py.console.sources import CollateralPart, Sources
 from verdictd_py.console.views.ending import End
+from verdictd_py.console.views.load import Load
 from verdictd_py.daemon.collateral import CollateralService
+from verdictd_py.daemon.measuring import BrokerMetrics
 from verdictd_py.listeners.protection import Protection
 from verdictd_py.offload import LARGE, offload
 from verdictd_py.ports import Events, Tees
@@ -30,7 +32,6 @@ from verdictd_py.tees.intel.collateral.periods import periods
 
 
 def build(
-    address: Address,
     settings: Settings,
     protected: Protection,
     register: Register,
@@ -39,15 +40,18 @@ def build(
     events: Events,
     sessions: Sessions,
     collateral: CollateralService,
+    metrics: BrokerMetrics,
 ) -> tuple[ConsoleListener, bool]:
-    """Build the listener; return it, and whether people sign in with client certificates.
+    """Build the listener at `settings.console`; return it, and whether people sign in with client certificates.
 
     Args:
         register: adds the services of the management API to a server.
+        metrics: numbers of the broker.
 
     Raises:
         ConfigError: the address needs TLS.
     """
+    address = Address.parse(settings.console or "")
     identity = Identity.at(address, protected)
     site = Site(
         broker=socket.gethostname(),
@@ -60,7 +64,7 @@ def build(
         tees=tees.names,
         measurements=_measurements(tees),
         policy=tees.default.documents.policy,
-        sources=_sources(collateral, settings.data_dir / "audit"),
+        sources=_sources(collateral, settings.data_dir / "audit", metrics),
     )
     listener = ConsoleListener(
         address,
@@ -85,7 +89,7 @@ def _measurements(tees: Tees) -> Callable[[str], Mapping[str, str]]:
     return lambda tee: {n: tees.named(tee).claims[n].meaning for n in tees.named(tee).measurements}
 
 
-def _sources(collateral: CollateralService, audit: Path) -> Sources:
+def _sources(collateral: CollateralService, audit: Path, metrics: BrokerMetrics) -> Sources:
     """Return the data of pages that the management API has no method for.
 
     Args:
@@ -100,16 +104,12 @@ def _sources(collateral: CollateralService, audit: Path) -> Sources:
         )
 
     async def ends() -> tuple[End, ...]:
-        return tuple(
-            End(
-                "Collateral %(name)s",
-                f"{each.platform}, {each.part}",
-                each.until.isoformat(),
-                "/collateral",
-                renewed=bool(collateral.background),
-            )
-            for each in await parts()
+        own = (
+            End("Certificate of %(name)s", name, at.isoformat())
+            for name, at in metrics.certificates().items()
         )
+        renewed = bool(collateral.background)
+        return *own, *(_end(each, renewed=renewed) for each in await parts())
 
     searching = asyncio.Lock()
 
@@ -117,4 +117,14 @@ def _sources(collateral: CollateralService, audit: Path) -> Sources:
         async with searching:  # each search has some 100 MB for a moment
             return await offload(LARGE, partial(search, audit, wanted))
 
-    return Sources(parts, ends, records, collateral.grace.total_seconds() / 86_400)
+    async def load() -> Load:
+        return metrics.load()
+
+    days = collateral.grace.total_seconds() / 86_400
+    return Sources(parts, ends, records, load, days)
+
+
+def _end(part: CollateralPart, *, renewed: bool) -> End:
+    name = f"{part.platform}, {part.part}"
+    until = part.until.isoformat()
+    return End("Collateral %(name)s", name, until, "/collateral", renewed=renewed)
