@@ -42,7 +42,7 @@ def build(
     collateral: CollateralService,
     metrics: BrokerMetrics,
 ) -> tuple[ConsoleListener, bool]:
-    """Build the listener at `settings.console`; return it, and whether people sign in with client certificates.
+    """Build the listener at `settings.console`; return it, and whether certificates sign in.
 
     Args:
         register: adds the services of the management API to a server.
