@@ -53,9 +53,7 @@ class LoadHistory:
         if not self._states or now - self._states[-1].at >= NOTE_SECONDS:
             self._states.append(self._state(now))
 
-    def load(
-        self, connections: Mapping[str, Mapping[str, int]], limits: Mapping[str, int]
-    ) -> Load:
+    def load(self, connections: Mapping[str, Mapping[str, int]], limits: Mapping[str, int]) -> Load:
         """Return the load of the last minutes.
 
         Args:
