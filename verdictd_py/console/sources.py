@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from verdictd_py.console.auditproof import Export, Proof
 from verdictd_py.console.audittrail import AuditSearch, AuditView
 from verdictd_py.console.views.ending import End
 from verdictd_py.console.views.load import Load
@@ -44,6 +45,15 @@ async def _no_records(search: AuditSearch) -> AuditView:
     return AuditView((), (), complete=True)
 
 
+async def _no_proof() -> Proof:
+    return Proof((), (), 0, 0, None, complete=True)
+
+
+async def _no_export(search: AuditSearch, form: str) -> Export:
+    del search, form
+    return Export("", 0, complete=True)
+
+
 async def _no_load() -> Load:
     return Load()
 
@@ -59,6 +69,8 @@ class Sources:
     read_collateral: Callable[[], Awaitable[Sequence[CollateralPart]]] = _no_parts
     read_ends: Callable[[], Awaitable[Sequence[End]]] = _no_ends
     read_audit: Callable[[AuditSearch], Awaitable[AuditView]] = _no_records
+    verify_audit: Callable[[], Awaitable[Proof]] = _no_proof
+    export_audit: Callable[[AuditSearch, str], Awaitable[Export]] = _no_export
     read_load: Callable[[], Awaitable[Load]] = _no_load
     grace_days: float = 0
 
@@ -98,3 +110,23 @@ class Sources:
         """
         caller.require(Right.MANAGE)
         return await self.read_audit(search)
+
+    async def proof(self, caller: Caller) -> Proof:
+        """Verify the newest files of the audit trail.
+
+        Raises:
+            NotAuthorized: the caller is not allowed to see it.
+            StorageError: the trail cannot be read.
+        """
+        caller.require(Right.MANAGE)
+        return await self.verify_audit()
+
+    async def export(self, caller: Caller, search: AuditSearch, form: str) -> Export:
+        """Export records of the audit trail.
+
+        Raises:
+            NotAuthorized: the caller is not allowed to see them.
+            StorageError: the trail cannot be read.
+        """
+        caller.require(Right.MANAGE)
+        return await self.export_audit(search, form)
