@@ -32,6 +32,7 @@ from verdictd_py.domain import addresses
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.encoding import JsonValue
+from verdictd_py.engineurls import EngineUrl, is_engine_url
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
@@ -126,7 +127,8 @@ class Settings(BaseModel):
     kbs_tls_key: Path | None = None
     kbs_admins: Path | None = None
     kbs_token_key: Path | None = None
-    kbs_sessions: Path | None = None
+    kbs_token_key_days: Annotated[float, Field(gt=0, le=3650)] = 30
+    kbs_sessions: str | None = None
     verifier: tuple[str, ...] = ()
     attester: Literal["nullattester", "tdx"] = "nullattester"
     mutual: bool = True
@@ -178,6 +180,7 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
     traces: str | None = None
+    reload_on_change: bool = False
     workers: int | Literal["auto"] = 1
 
     @field_validator("workers", mode="before")
@@ -281,6 +284,14 @@ class Settings(BaseModel):
             parse_default_key(value)
         return value
 
+    @field_validator("kbs_sessions", mode="before")
+    @classmethod
+    def _check_sessions(cls, value: object) -> object:
+        text = str(value) if isinstance(value, Path) else value
+        if isinstance(text, str) and is_engine_url(text):
+            EngineUrl.parse(text)
+        return text
+
     @field_validator("wrap_key_prefix")
     @classmethod
     def _check_prefix(cls, value: str | None) -> str | None:
@@ -356,6 +367,18 @@ class Settings(BaseModel):
     def wrap_key_segments(self) -> tuple[str, ...] | None:
         """First segments of the keys that callers who may only wrap may create."""
         return None if self.wrap_key_prefix is None else _segments(self.wrap_key_prefix)
+
+    @property
+    def kbs_sessions_url(self) -> EngineUrl | None:
+        """Engine that stores the sessions; None if a file or the memory does."""
+        text = self.kbs_sessions
+        return EngineUrl.parse(text) if text is not None and is_engine_url(text) else None
+
+    @property
+    def kbs_sessions_file(self) -> Path | None:
+        """File that stores the sessions; None if an engine or the memory does."""
+        text = self.kbs_sessions
+        return None if text is None or is_engine_url(text) else Path(text)
 
     @property
     def status_address(self) -> Address | None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.sessions import SessionStoreConformance
 from tests.support.events import RecordedEvents
+from tests.support.valkey import ValkeyServer, needs_valkey, running_valkey
+from verdictd_py.engineurls import EngineUrl
 from verdictd_py.ports import SessionStore
+from verdictd_py.ports.sessions import SessionLimits
 from verdictd_py.storage import sharedsessions
-from verdictd_py.storage.sessions import MemorySessionStore, SessionLimits
+from verdictd_py.storage.sessions import MemorySessionStore
 from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
+from verdictd_py.valkey.sessions import ValkeySessionStore
 
 
 class TestMemory(SessionStoreConformance):
@@ -49,4 +53,27 @@ class TestShared(SessionStoreConformance):
 
     async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
         self.stores.append(SharedSessionStore(sharedsessions.create(2, limits), 0, limits))
+        return self.stores[-1]
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    with running_valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@needs_valkey
+class TestValkey(SessionStoreConformance):
+    @pytest.fixture(autouse=True)
+    async def _closed(self, valkey: ValkeyServer) -> AsyncIterator[None]:
+        valkey.command("FLUSHALL")
+        self.url = EngineUrl.parse(valkey.url)
+        self.stores: list[ValkeySessionStore] = []
+        yield
+        for store in self.stores:
+            await store.close()
+
+    async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
+        # The server may be slow on a busy machine, and a test sends it 500 calls at once.
+        self.stores.append(ValkeySessionStore.open(self.url, limits, call_seconds=60))
         return self.stores[-1]

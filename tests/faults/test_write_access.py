@@ -5,6 +5,8 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +162,47 @@ def test_a_private_group_may_write(
     else:
         with pytest.raises(ConfigError, match="chmod go-w"):
             prepare(data, PROVING)
+
+
+_IN_VOLUME = """
+set -e
+mount -t tmpfs -o "mode=2775,gid=$2" none "$1"
+shift 2
+exec setpriv --inh-caps=+dac_read_search --ambient-caps=+dac_read_search "$@"
+"""
+_PROBLEM = """
+import sys
+from pathlib import Path
+from verdictd_py.storage.access import problem_of_path
+print(problem_of_path(Path(sys.argv[1])))
+"""
+
+
+@root_only
+@pytest.mark.parametrize(
+    ("volume_group", "groups", "accepted"),
+    [
+        ("54321", "54321", True),
+        ("54321", "54322", False),  # the process is no member
+        ("1", "1", False),  # the primary group of the user daemon
+    ],
+)
+def test_a_volume_that_root_gave_to_the_group_of_the_process(
+    tmp_path: Path, volume_group: str, groups: str, accepted: bool
+) -> None:
+    """`fsGroup` of Kubernetes makes the directory of a volume writable for a group (2775)."""
+    tmp_path.chmod(0o755)
+    identity = ("--reuid=54321", f"--regid={groups}", "--clear-groups")
+    shell = ("unshare", "--mount", "sh", "-c", _IN_VOLUME, "sh", str(tmp_path), volume_group)
+    done = subprocess.run(
+        [*shell, *identity, sys.executable, "-c", _PROBLEM, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "Operation not permitted" in done.stderr and not done.stdout:
+        pytest.skip("this user may not create namespaces")
+    assert (done.stdout.strip() == "None") is accepted, done.stdout + done.stderr
 
 
 def test_a_file_with_an_access_control_list_needs_a_mode_without_group_write(

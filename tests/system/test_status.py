@@ -179,6 +179,17 @@ async def test_liveness_is_that_of_the_event_loop(
     assert "the event loop has not run" in hanging.json()["reason"]
 
 
+async def test_the_start_ends_when_background_work_begins(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await get(broker, "/startupz")).status_code == 200
+    listener = broker.daemon.listener("status")
+    assert isinstance(listener, status.StatusListener)
+    metrics = getattr(listener._routes["/startupz"], "__self__", None)
+    monkeypatch.setattr(metrics, "_loop", None)  # as before it
+    assert (await get(broker, "/startupz")).status_code == 503
+
+
 async def test_no_page_names_a_secret_or_a_peer(broker: RunningBroker) -> None:
     async with broker.guest() as guest:
         assert (await guest.keks([KID]))[KID].reveal() == KEY

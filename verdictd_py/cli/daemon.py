@@ -35,9 +35,14 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--kbs-admins",), "FILE", "TOML: public keys of administrators over HTTP (none)"),
     (("--kbs-token-key",), "FILE", "P-256 key that signs attestation tokens, PEM (a new one)"),
     (
+        ("--kbs-token-key-days",),
+        "DAYS",
+        "age at which brokers that share an engine add a new one (30)",
+    ),
+    (
         ("--kbs-sessions",),
-        "FILE",
-        "SQLite file of sessions that brokers of this host share (memory)",
+        "STORE",
+        "sessions that brokers share: SQLite file of this host, or valkeys://HOST (memory)",
     ),
     (
         ("--verifier",),
@@ -139,6 +144,11 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--audit-keep-bytes",), "N", "remove the oldest audit files beyond this size (no limit)"),
     (("--status",), "ADDR", "HTTP listener of /metrics, /livez and /readyz (not given)"),
     (("--traces",), "URL", "OpenTelemetry collector that receives traces, OTLP (not given)"),
+    (
+        ("--reload-on-change",),
+        _SWITCH,
+        "reload as on SIGHUP when a file of the settings has changed",
+    ),
     (("--log-format",), "NAME", "text or json (text)"),
     (("--log-level",), "NAME", "least urgent level of the log: debug, info, warning, error (info)"),
     (

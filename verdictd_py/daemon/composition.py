@@ -408,8 +408,8 @@ class _OperatorListeners:
 def _written(settings: Settings) -> dict[str, Path]:
     """Return the directories that the broker writes, by a name for operators."""
     written = {f"{name}/": settings.data_dir / name for name in DIRECTORIES}
-    if settings.kbs_sessions is not None:
-        written["the directory of --kbs-sessions"] = settings.kbs_sessions.parent
+    if settings.kbs_sessions_file is not None:
+        written["the directory of --kbs-sessions"] = settings.kbs_sessions_file.parent
     return {"the data directory": settings.data_dir, **written}
 
 

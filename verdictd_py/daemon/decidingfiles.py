@@ -32,7 +32,7 @@ _OTHER: Final = (
     "client_api_key",
     "kbs_tls_key",
     "kbs_token_key",
-    "kbs_sessions",
+    "kbs_sessions_file",
     "collateral",
     "collateral_api_key_file",
 )
@@ -83,7 +83,7 @@ class DecidingFiles:
 def problems(settings: Settings, unsafe: Unsafe) -> Iterator[str]:
     """Yield each cause for which other users may change files of the settings, with its remedy."""
     reported = set()
-    for path in (*_public(settings, unsafe), *_named(settings, _OTHER)):
+    for path in (*_public(settings, unsafe), *_named(settings, _OTHER), *_of_engines(settings)):
         try:
             problem = problem_of_path(path)
         except OSError:
@@ -101,6 +101,13 @@ def _public(settings: Settings, unsafe: Unsafe) -> Iterator[Path]:
     yield from _named(settings, _PUBLIC)
     if settings.kbs_admins is not None:
         yield from public_key_files(settings.kbs_admins)
+
+
+def _of_engines(settings: Settings) -> Iterator[Path]:
+    """Yield the files that URLs of engines name: passwords and what TLS trusts."""
+    url = settings.kbs_sessions_url
+    if url is not None:
+        yield from url.files
 
 
 def _named(settings: Settings, names: tuple[str, ...]) -> Iterator[Path]:

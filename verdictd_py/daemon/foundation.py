@@ -30,11 +30,13 @@ from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.ports import Events, Tees
+from verdictd_py.ports.tokenkeys import TokenKeyStore
 from verdictd_py.stages import Meter
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.stores import DirectoryCollateralStore
+from verdictd_py.storage.tokenkeys import DirectoryTokenKeys
 from verdictd_py.tees.intel.collateral.cache import Fetch
 from verdictd_py.tees.intel.roots import read_root_ca
 from verdictd_py.tsm import TsmQuotes
@@ -101,6 +103,7 @@ class Foundation:
         limits: limits of the listeners of guests.
         connections: division of the descriptors of the process.
         changes: announced changes after which connected guests are appraised again.
+        token_keys: store of the keys of attestation tokens, for brokers that share an engine.
         meter: measures connections; None if nothing is measured.
         sealing: seals stored objects; None if they are plain.
         directory: the data directory.
@@ -117,6 +120,7 @@ class Foundation:
     collateral: CollateralService
     cases: UseCases
     directory: Directory
+    token_keys: TokenKeyStore
     meter: Meter | None = None
     sealing: Sealing | None = None
 
@@ -182,6 +186,7 @@ class Foundation:
             collateral,
             cases,
             directory,
+            DirectoryTokenKeys(directory),
             meter,
             sealing,
         )
@@ -252,6 +257,7 @@ class GuestListeners:
             events=self.base.audit,
             limits=self.base.limits,
             watch=watch,
+            token_keys=self.base.token_keys,
             passed=self.sockets.get("kbs_http"),
             shared=self.sessions,
             census=None if self.census is None else self.census.listener("kbs_http"),

@@ -170,7 +170,12 @@ class BrokerMetrics:
         """Return the listener of monitoring programs."""
         return StatusListener(
             address,
-            {"/metrics": self._metrics, "/livez": self._liveness, "/readyz": self._readiness},
+            {
+                "/metrics": self._metrics,
+                "/startupz": self._startup,
+                "/livez": self._liveness,
+                "/readyz": self._readiness,
+            },
             events,
         )
 
@@ -181,6 +186,12 @@ class BrokerMetrics:
     def _metrics(self, accept: str) -> Page:
         page, kind = self._exposition.page(accept)
         return Page(page, kind)
+
+    def _startup(self, accept: str) -> Page:
+        """Return 200 once all listeners serve: background work begins after them."""
+        del accept
+        started = self._loop is not None
+        return Page(b"started\n") if started else Page(b"the broker starts\n", status=503)
 
     def _liveness(self, accept: str) -> Page:
         del accept

@@ -25,6 +25,7 @@ from verdictd_py.daemon.daemon import Daemon
 from verdictd_py.daemon.stacks import dump_tasks
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.daemon.systemd import READY, STOPPING, ServiceManager
+from verdictd_py.daemon.watchedfiles import WatchedFiles
 from verdictd_py.domain.events import PolicyEngineCompiling
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.log import LogEvents
@@ -110,6 +111,10 @@ async def _run(
     daemon.supervisor.start(Work("inform the service manager", inform))
     daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon, manager)))
     daemon.supervisor.start(Work("count floods in the log", partial(count_floods, events)))
+    if settings.reload_on_change:
+        watched = WatchedFiles(settings, unsafe)
+        watch = partial(watched.watch, reloading.set)
+        daemon.supervisor.start(Work("watch the files of the settings", watch))
     await stopping.wait()
     manager.notify(STOPPING, status="stopping: requests in flight are finished")
     on_stopping(daemon.stop_seconds)

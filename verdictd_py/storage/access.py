@@ -7,6 +7,9 @@ process, and no other user may write, in the file, its directory, and each direc
   users can neither rename nor delete what they do not own there.
 * A read-only volume of Kubernetes is accepted: the kubelet gives the directory of a Secret the mode
   1777 and that of a ConfigMap 0777, and mounts both read-only.
+* The directory of a mounted volume that belongs to root is accepted if the group that may write is
+  one of this process, and no other user is known to be a member: so `fsGroup` of Kubernetes gives
+  a volume to a pod.
 * A group that may write is accepted if it is the owner's private group (distributions with umask
   002 create such files): it has the owner's name, is the owner's primary group, and has no other
   member. This does not apply to files with an access control list, which can name further users.
@@ -96,7 +99,7 @@ def problem_of(
         return None
     if stat.S_ISDIR(status.st_mode) and _is_volume(status, file):
         return None
-    if writable == stat.S_IWGRP and _is_private(status, file):
+    if writable == stat.S_IWGRP and (_is_private(status, file) or _is_given(status, file)):
         return None
     mode = stat.S_IMODE(status.st_mode)
     return Problem(where, f"can be changed by other users (mode {mode:04o})", "chmod go-w")
@@ -158,6 +161,25 @@ def _is_private(status: os.stat_result, file: Path | int) -> bool:
     members |= {user.pw_name for user in pwd.getpwall() if user.pw_gid == group.gr_gid}
     private = group.gr_name == owner.pw_name and owner.pw_gid == group.gr_gid
     return private and members == {owner.pw_name} and not _has_acl(file)
+
+
+def _is_given(status: os.stat_result, file: Path | int) -> bool:
+    """Return whether root has given a mounted volume to the group of this process alone.
+
+    Source: kubernetes, pkg/volume/volume_linux.go (`SetVolumeOwnership`).
+    """
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0:
+        return False
+    if status.st_gid not in (os.getegid(), *os.getgroups()):
+        return False
+    try:
+        above = os.stat("..", dir_fd=file) if isinstance(file, int) else (file / "..").stat()
+    except OSError:
+        return False
+    members = {user.pw_name for user in pwd.getpwall() if user.pw_gid == status.st_gid}
+    with suppress(KeyError):
+        members |= set(grp.getgrgid(status.st_gid).gr_mem)
+    return above.st_dev != status.st_dev and members <= {_user()} and not _has_acl(file)
 
 
 def _has_acl(file: Path | int) -> bool:

@@ -25,7 +25,7 @@ from typing import Final, Self, TypeVar
 from verdictd_py.domain.events import WarningStorage
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.ports import Events
-from verdictd_py.storage.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
+from verdictd_py.ports.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
 
 _BUSY_SECONDS: Final = 2.0  # wait for other brokers; each holds the file for far less
 

@@ -12,11 +12,15 @@ from typing import Final
 
 from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.parsing import EXIT_UNREACHABLE, Parser, complain
-from verdictd_py.cli.store import newkey, sealing
+from verdictd_py.cli.store import backup, newkey, sealing
 from verdictd_py.cli.store.actions import PROGRAM, Actions
 from verdictd_py.ports.sealing import SealUnavailable
 
-ACTIONS: Final[tuple[Callable[[Actions[Parser]], None], ...]] = (sealing.add, newkey.add)
+ACTIONS: Final[tuple[Callable[[Actions[Parser]], None], ...]] = (
+    sealing.add,
+    newkey.add,
+    backup.add,
+)
 """What adds each action, in the order of the help."""
 
 

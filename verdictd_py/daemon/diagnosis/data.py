@@ -134,8 +134,8 @@ def space(settings: Settings) -> Iterator[Finding]:
 def _written(settings: Settings) -> Iterator[Path]:
     """Yield directories that exist, one for each directory that the broker writes."""
     wanted = [settings.data_dir, *(settings.data_dir / name for name in DIRECTORIES)]
-    if settings.kbs_sessions is not None:
-        wanted.append(settings.kbs_sessions.parent)
+    if (sessions := settings.kbs_sessions_file) is not None:
+        wanted.append(sessions.parent)
     for path in wanted:
         yield next((one for one in (path, *path.absolute().parents) if one.exists()), Path("/"))
 

@@ -161,7 +161,7 @@ def kbs(settings: Settings, now: datetime) -> Iterator[Finding]:
         def read() -> None:
             keys = read_admins(admins)
             if token_key is not None:
-                require_separate_admins(admins, keys, read_token_key(token_key).public_key())
+                require_separate_admins(admins, keys, (read_token_key(token_key).public_key(),))
 
         found = refusal("administrators", "--kbs-admins", read)
         yield from summary("administrators", "--kbs-admins", found, f"{admins} can be used")
