@@ -24,7 +24,7 @@ from tests.support.console import (
 )
 from verdictd_py.broker.revisions import PAUSE_SECONDS
 from verdictd_py.cli.verdict import build_parser
-from verdictd_py.console import pages_guests, pages_overview, pages_reference
+from verdictd_py.console import pages_guests, pages_overview, pages_reference, site
 from verdictd_py.listeners import management_v1, v1_messages
 from verdictd_py.offload import LARGE
 
@@ -347,3 +347,22 @@ async def test_the_overview_displays_latency_load_and_connections(broker: Runnin
     rows = re.findall(r'data-l="Connections">(\d+)', listeners)
     assert int(rows[0]) == 1
     assert "attested 1" in listeners
+
+
+async def test_pages_are_rendered_in_a_thread(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large page takes tenths of a second, in which the event loop serves others."""
+    threads = []
+    original = site.render
+
+    def render(*values: Any) -> str:
+        threads.append(threading.current_thread())
+        return original(*values)
+
+    monkeypatch.setattr(site, "render", render)
+    async with person(broker) as someone:
+        for path in (*PATHS, "/collateral", "/audit"):
+            await someone.text(path)
+    assert len(threads) == len(PATHS) + 2
+    assert threading.main_thread() not in threads
