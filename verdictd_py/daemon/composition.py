@@ -18,6 +18,7 @@ import grpc
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.historykeeper import HistoryKeeper
+from verdictd_py.broker.revisions import Revisions
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
@@ -136,9 +137,9 @@ def build_daemon(
     status = None if metrics is None or address is None else metrics.listener(address, base.audit)
     operators = _OperatorListeners(base, protected, guests.connected)
     services = partial(operators.register_management, about)
-    console = Console.build(settings, protected, services, tees, base.audit, base.collateral)
-    if console.listener is not None:
-        console.listener.measure(base.meter)
+    console = Console.build(
+        settings, protected, services, tees, base.audit, base.collateral, metrics
+    )
     candidates: tuple[Listener | None, ...] = (
         guests.attested,
         operators.client_api(services, console),
@@ -150,6 +151,7 @@ def build_daemon(
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(base.cases, base.audit, publish=publish, probes=probes)
+    revisions = base.cases.administration.revisions
     live = _Live(base, guests, settings)
     files = () if reread is None else (LiveSettings(settings, reread, live.apply),)
     health = Health(
@@ -161,7 +163,11 @@ def build_daemon(
     guests.connect(readiness, health, lambda: live.settings)
     about.listeners, about.readiness, about.health = listeners, readiness, health
     about.workers = guests.workers
-    history = HistoryKeeper(base.cases.history, _history_store(base))
+    history = HistoryKeeper(
+        base.cases.history,
+        _history_store(base),
+        books=(base.cases.history.uses, revisions),
+    )
     if metrics is not None:
         metrics.own.watch_audit(base.audit)
         metrics.connect(_sources(base, guests, listeners, protected, health, clock()))
@@ -175,6 +181,7 @@ def build_daemon(
             Work("check health", health.keep_examined),
             Work("appraise connected guests", base.cases.connected.keep_appraised),
             Work("store the history", history.keep),
+            Work("store texts that decide", revisions.keep_observing),
             Work("count omitted events", base.audit.keep_counting),
             Work("detect other daemons", partial(presence.announce, base.audit)),
             Work("examine the data directory", partial(inspection.complete, base.audit)),
@@ -229,13 +236,19 @@ class _Observed:
             ConfigError: a setting cannot be used; the message has the cause and the remedy.
         """
         metrics, meter = None, None
-        if settings.status is not None:
+        if settings.status is not None or settings.console is not None:
             metrics = BrokerMetrics(tees, count if count > 1 else 0)
             events, meter = metrics.events(events), metrics.own.meter
         tracing = Tracing.of(settings, events)
         if tracing is not None:
             events, meter = tracing.events, tracing.meter(meter)
         return cls(metrics, tracing, events, meter)
+
+
+def _documents_changed(readiness: Readiness, revisions: Revisions) -> None:
+    """Have documents that have changed examined, and their texts stored."""
+    readiness.request()
+    revisions.request()
 
 
 def _guest_side(
@@ -336,7 +349,8 @@ def _checks(
 
 def _connect(base: Foundation, readiness: Readiness, health: Health) -> None:
     """Have readiness and health examined again when something that they depend on has changed."""
-    base.cases.digests.changed = readiness.request
+    revisions = base.cases.administration.revisions
+    base.cases.digests.changed = partial(_documents_changed, readiness, revisions)
     readiness.changed = health.request
     if base.shared is not None:
         base.shared.objects.flipped.append(health.request)

@@ -26,6 +26,7 @@ from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.broker.release import Releaser
+from verdictd_py.broker.revisions import DecidingTexts, Revisions
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
@@ -172,6 +173,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
     )
     release = RegoReleasePolicy(documents, tees, compiled)
     history = History()
+    sink: JudgementSink = history if judgements is None else judgements
 
     async def prepare() -> None:
         for tee in verifiers:
@@ -194,7 +196,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         policy=appraisal,
         clock=clock,
         events=events,
-        history=judgements or history,
+        history=sink,
         allow_unlogged=settings.allow_unlogged,
         seconds=settings.appraisal_timeout,
         trust=GuestTrust(deciding, tees),
@@ -219,6 +221,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
             policy=release,
             events=events,
             allow_a256ctr=settings.allow_a256ctr,
+            released=lambda paths: sink.note_release(paths, clock()),
         ),
         wrapper=Wrapper(
             keys=keys,
@@ -241,6 +244,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
                 tees=tees,
                 tester=tester,
             ),
+            revisions=Revisions(DecidingTexts(documents, deciding, verifiers), clock),
             references=ReferenceAdministrator(
                 documents=documents,
                 changes=checked,
