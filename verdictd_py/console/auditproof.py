@@ -1,7 +1,7 @@
 """Verification and export of the audit trail for the console, bounded by bytes and records.
 
-The commands `verdictd-py audit verify` and `export` have no bounds. Whoever can change the files of
-the trail can also change this program: an auditor verifies them on another host.
+The commands `verdictd-py audit verify` and `export` have no bounds. An attacker who can change
+the files of the trail can also change this program: an auditor verifies them on another host.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ MAX_FIELDS: Final = 100
 LANGUAGE_COOKIE: Final = "verdictd_language"
 
 AUTOMATIC: Final = "auto"
-"""Name in the query of a page that reloads itself, which is no request of the person."""
+"""Name in the query of a page that reloads itself, which does not extend a session."""
 
 Form = Sequence[tuple[str, str]]
 

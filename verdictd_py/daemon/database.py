@@ -172,7 +172,7 @@ class SharedStore:
         self.objects.connected.append(partial(_store_missing, self.objects, defaults))
 
     async def start(self) -> None:
-        """Connect. A database that does not answer is no failure: the broker is not ready then.
+        """Connect. If the database does not answer, the broker starts and is not ready.
 
         Raises:
             ConfigError: the database answers and cannot be used; the message has the remedy.

@@ -1,8 +1,8 @@
 """History of appraisals in the database, shared by all brokers.
 
 Judgements are not secret: they are not sealed. They have tags of the ledger's key, so that a
-program that can write to the database cannot have an operator pin what no broker has judged; rows
-without a correct tag are ignored. Each broker counts its own guests.
+program that can write to the database cannot have an operator pin what no broker has appraised.
+Rows without a correct tag are ignored. Each broker counts its own guests.
 
 Source: port `HistoryStore`.
 """

@@ -81,7 +81,7 @@ class DatabaseResealing:
         """Unseal every object, and compare it with the ledger.
 
         Args:
-            forget: not possible: an object that does not exist cannot be told from a removed row.
+            forget: not possible: an object that does not exist looks the same as a removed row.
 
         Raises:
             ConfigError: `forget` is requested.
