@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,7 +33,7 @@ from verdictd_py.domain import addresses
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.encoding import JsonValue
-from verdictd_py.engineurls import EngineUrl, is_engine_url
+from verdictd_py.engineurls import EngineUrl, is_database, is_engine_url
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
@@ -53,6 +54,12 @@ MAX_WORKERS: Final = 128
 # plug-ins in all of them, which takes milliseconds of the start.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
+CREDENTIAL: Final = "credential:"
+"""Beginning of a path that stands for a credential of systemd."""
+
+CREDENTIALS: Final = Path("/run/credentials/verdictd-py.service")
+"""Where systemd puts the credentials of the unit, for commands outside of it (systemd.exec(5))."""
+
 Address = addresses.Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -71,6 +78,7 @@ class Unsafe:
     insecure_sample_data_dir: bool = False
     unsafe_tdx_root_ca: Path | None = None
     unsafe_writable_files: bool = False
+    unsafe_store_tls: bool = False
 
     @property
     def root_ca(self) -> Path | None:
@@ -147,6 +155,8 @@ class Settings(BaseModel):
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
     collateral_grace: Annotated[float, Field(ge=0, le=MAX_GRACE_DAYS)] = 0
+    store: str | None = None
+    store_password_file: Path | None = None
     refuse_endorsements: bool = False
     min_tcb_evaluation: Annotated[int, Field(ge=0)] = 0
     keyprovider_name: str | None = None
@@ -199,6 +209,7 @@ class Settings(BaseModel):
         return int(text)
 
     @field_validator(
+        "store_password_file",
         *("data_dir", "collateral", "collateral_ca", "collateral_api_key_file"),
         *("client_api_cert", "client_api_key", "client_api_ca", "client_api_roles"),
         *("kbs_tls_cert", "kbs_tls_key", "kbs_admins", "kbs_token_key", "kbs_sessions"),
@@ -209,6 +220,8 @@ class Settings(BaseModel):
     def _refuse_empty_path(cls, value: object) -> object:
         if value == "":  # pathlib reads it as the working directory
             raise ValueError("it is empty: write a path, or remove it")
+        if isinstance(value, str) and value.startswith(CREDENTIAL):
+            return credential(value.removeprefix(CREDENTIAL))
         return value
 
     @field_validator(*("verifier", "collateral_url", "collateral_pin", "audit_sink"), mode="before")
@@ -238,8 +251,9 @@ class Settings(BaseModel):
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
             if not _is_http_url(url):
+                shown = re.sub(r"(?<=://)[^/?#]*@", "", url)  # user and password
                 raise ValueError(
-                    f"{url!r} is not a URL: write https://host:port, or an empty value for none"
+                    f"{shown!r} is not a URL: write https://host:port, or an empty value for none"
                 )
         return value
 
@@ -254,6 +268,20 @@ class Settings(BaseModel):
                     "-fingerprint -sha256' does"
                 )
         return pins
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        if not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("it is not a URL: write postgresql://USER@HOST/DATABASE")
+        if urlsplit(value).password is not None:
+            raise ValueError(
+                "it has a password, which other users could read: remove it, and use "
+                "store_password_file or ~/.pgpass"
+            )
+        return value
 
     @field_validator("listen", "kbs_http", "status", "console")
     @classmethod
@@ -290,7 +318,7 @@ class Settings(BaseModel):
     @classmethod
     def _check_sessions(cls, value: object) -> object:
         text = str(value) if isinstance(value, Path) else value
-        if isinstance(text, str) and is_engine_url(text):
+        if isinstance(text, str) and is_engine_url(text) and not is_database(text):
             EngineUrl.parse(text)
         return text
 
@@ -377,9 +405,17 @@ class Settings(BaseModel):
 
     @property
     def kbs_sessions_url(self) -> EngineUrl | None:
-        """Engine that stores the sessions; None if a file or the memory does."""
+        """Valkey server that stores the sessions; None if something else does."""
         text = self.kbs_sessions
-        return EngineUrl.parse(text) if text is not None and is_engine_url(text) else None
+        if text is None or not is_engine_url(text) or is_database(text):
+            return None
+        return EngineUrl.parse(text)
+
+    @property
+    def kbs_sessions_database(self) -> str | None:
+        """URL of the PostgreSQL database that stores the sessions; None if something else does."""
+        text = self.kbs_sessions
+        return text if text is not None and is_database(text) else None
 
     @property
     def kbs_sessions_file(self) -> Path | None:
@@ -394,6 +430,18 @@ class Settings(BaseModel):
     @property
     def kbs_http_address(self) -> Address | None:
         return None if self.kbs_http is None else Address.parse(self.kbs_http)
+
+
+def credential(name: str) -> Path:
+    """Return the file of a credential of systemd (`LoadCredential=NAME:FILE`).
+
+    Raises:
+        ValueError: it is not a name; the message has the remedy.
+    """
+    if not name or "/" in name or name in (".", ".."):
+        raise ValueError(f"{name!r} is not the name of a credential: write credential:NAME")
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return (Path(directory) if Path(directory).is_absolute() else CREDENTIALS) / name
 
 
 def _is_origin(url: str) -> bool:

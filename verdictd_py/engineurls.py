@@ -1,4 +1,4 @@
-"""URLs of engines that brokers share: Valkey and PostgreSQL.
+"""URL of a Valkey server that brokers share.
 
 A URL never contains a password, because command lines and process lists are public. It names the
 file, or the credential of the service manager, that contains it.
@@ -6,7 +6,6 @@ file, or the credential of the service manager, that contains it.
     valkey://[USER@]HOST[:PORT][/DATABASE][?OPTION=VALUE&...]
     valkeys://...                    the same with TLS
     valkey:///PATH/OF/SOCKET         unix socket
-    postgresql://[USER@]HOST[:PORT]/DATABASE[?OPTION=VALUE&...]
 
 Options: `password_file`, `ca` (certificates of the CA that signed the server's; the system's
 CAs by default), `cert` and `key` (of this client), `insecure_plaintext=yes` (no TLS off loopback).
@@ -26,12 +25,11 @@ from verdictd_py.errors import StorageError
 
 VALKEY: Final = ("valkey", "valkeys")
 POSTGRESQL: Final = ("postgresql", "postgres")
-SCHEMES: Final = (*VALKEY, *POSTGRESQL)
 
 CREDENTIAL: Final = "credential:"
 """Beginning of a `password_file` that names a credential of the service manager (systemd)."""
 
-_PORTS: Final = {"valkey": 6379, "valkeys": 6379, "postgresql": 5432, "postgres": 5432}
+_PORT: Final = 6379
 _OPTIONS: Final = frozenset({"password_file", "ca", "cert", "key", "insecure_plaintext"})
 _MAX_PASSWORD_BYTES: Final = 4096
 
@@ -41,7 +39,7 @@ class EngineUrl:
     """Address of an engine, and how to authenticate to it.
 
     Attributes:
-        scheme: one of `SCHEMES`.
+        scheme: one of `VALKEY`.
         address: host and port, or unix socket.
         user: name of the user; empty for the engine's default.
         database: name or number of the database; empty for the engine's default.
@@ -74,7 +72,7 @@ class EngineUrl:
         except ValueError:
             raise ValueError("the URL is malformed: write SCHEME://HOST:PORT/DATABASE") from None
         scheme = parts.scheme
-        if scheme not in SCHEMES:
+        if scheme not in VALKEY:
             raise ValueError("the URL has an unknown scheme: write valkeys:// or postgresql://")
         if parts.password is not None:
             raise ValueError(
@@ -86,9 +84,9 @@ class EngineUrl:
         unix = parts.path if not host and scheme == "valkey" else ""
         if not host and not unix:
             raise ValueError("the URL has no host: write SCHEME://HOST:PORT/DATABASE")
-        if scheme in VALKEY and not unix and database and not _is_number(database):
+        if not unix and database and not _is_number(database):
             raise ValueError("the URL names no database: write a number, such as /0")
-        address = Address(unix=unix) if unix else Address(host, port or _PORTS[scheme])
+        address = Address(unix=unix) if unix else Address(host, port or _PORT)
         return cls(
             scheme=scheme,
             address=address,
@@ -100,10 +98,6 @@ class EngineUrl:
             key=options.get("key", ""),
             tls=_tls(scheme, address, options),
         )
-
-    @property
-    def is_valkey(self) -> bool:
-        return self.scheme in VALKEY
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -149,6 +143,11 @@ def is_engine_url(text: str) -> bool:
     return "://" in text
 
 
+def is_database(text: str) -> bool:
+    """Return whether a URL names a PostgreSQL database; its own reader verifies it."""
+    return text.partition("://")[0] in POSTGRESQL
+
+
 def _options(query: str) -> dict[str, str]:
     pairs = parse_qsl(query, keep_blank_values=True)
     options = dict(pairs)
@@ -183,8 +182,6 @@ def _tls(scheme: str, address: Address, options: Mapping[str, str]) -> bool:
         raise ValueError("valkeys:// and insecure_plaintext contradict each other; remove one")
     if scheme == "valkeys":
         return True
-    if scheme in POSTGRESQL:
-        return not plaintext and (not address.local or "ca" in options)
     if not address.local and not plaintext:
         raise ValueError(
             "valkey:// sends the password and the sessions without TLS: write valkeys://, or add "

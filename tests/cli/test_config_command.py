@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 
 from tests.support.command import Ended, run_here
 from verdictd_py import config
+from verdictd_py.cli.config.effective import redacted
 from verdictd_py.cli.config.example import example
 from verdictd_py.cli.config.explained import settings
-from verdictd_py.cli.config.faults import faults
+from verdictd_py.cli.config.faults import MAX_BYTES, faults
 from verdictd_py.cli.config.statements import read
 from verdictd_py.config import Settings
 
@@ -126,7 +128,21 @@ class TestValidate:
         assert (fault["line"], fault["setting"]) == (2, "workers")
         assert "write a number from 1 to 128" in fault["message"]
 
-    @pytest.mark.parametrize("content", [b"listen = '\xff'\n", b"#" * (1024 * 1024 + 1)])
+    def test_a_fault_does_not_quote_a_password(self) -> None:
+        (fault,) = faults(read('collateral_url = "ftp://user:SECRET@pccs.example"'))
+        assert "'ftp://pccs.example' is not a URL" in fault.message
+
+    @pytest.mark.timing
+    def test_a_long_file_takes_seconds(self) -> None:
+        """Statements are parsed alone, and only those that may continue each other together."""
+        number = MAX_BYTES // 12
+        started = time.process_time()
+        assert faults(read("\n".join(f"[tee.a{n}]" for n in range(number)))) == ()
+        broken = read("listen = [\n" * (MAX_BYTES // 11))
+        assert len(broken.faults) == MAX_BYTES // 11
+        assert time.process_time() - started < 60
+
+    @pytest.mark.parametrize("content", [b"listen = '\xff'\n", b"#" * (MAX_BYTES + 1)])
     def test_what_is_no_text(self, command: Command, tmp_path: Path, content: bytes) -> None:
         file = tmp_path / "config.toml"
         file.write_bytes(content)
@@ -176,6 +192,7 @@ class TestValidate:
             ('collateral_proxy = "socks9://x"', "collateral_proxy"),
             ('audit_group = "adm"', "audit_group"),
             ('audit_sink = "nowhere"', "audit_sink"),
+            ("seal_strict = true", "seal_strict"),
         ],
     )
     def test_settings_that_contradict_each_other(self, text: str, setting: str) -> None:
@@ -189,9 +206,9 @@ class TestShow:
         self, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         file = tmp_path / "config.toml"
-        file.write_text('# x\nlisten = "127.0.0.1:1"\nidle_timeout = 7\nworkers = 2\n')
+        file.write_text('# x\nlisten = "127.0.0.1:1"\nidle_timeout = 17\nworkers = 2\n')
         monkeypatch.setenv("VERDICTD_WORKERS", "3")
-        ended = command("show", "--config", file, "--idle-timeout", "8", "--json")
+        ended = command("show", "--config", file, "--idle-timeout", "18", "--json")
         items = {item["name"]: item for item in ended.items}
         assert items.keys() == Settings.model_fields.keys()
         assert [
@@ -199,11 +216,11 @@ class TestShow:
             for name in ("listen", "idle_timeout", "workers", "status")
         ] == [
             ("127.0.0.1:1", "file", f"{file}:2"),
-            (8, "command line", "--idle-timeout"),
+            (18, "command line", "--idle-timeout"),
             (3, "environment", "VERDICTD_WORKERS"),
             (None, "default", ""),
         ]
-        assert "--idle-timeout" in command("show", "--idle-timeout", "8").stdout.decode()
+        assert "--idle-timeout" in command("show", "--idle-timeout", "18").stdout.decode()
 
     def test_no_secret_is_displayed(self, command: Command, tmp_path: Path) -> None:
         file = tmp_path / "config.toml"
@@ -222,6 +239,22 @@ class TestShow:
             assert "user" not in text
             for part in ("proxy.example:3128", "a.example", "x=1", "log.example", "/etc/key"):
                 assert part in text
+
+    @pytest.mark.parametrize(
+        ("value", "displayed"),
+        [
+            ("user:pw@proxy.example:3128", "(redacted)@proxy.example:3128"),
+            ("https://pw@h/?a=1&token=pw#x", "https://(redacted)@h/?a=1&token=(redacted)#x"),
+            ("valkeys://:pw@h:6379/0", "valkeys://(redacted)@h:6379/0"),
+            ("host=h password='p w' user=u", "host=h password=(redacted) user=u"),
+            ("pkcs11:object=kek?pin-value=pw", "pkcs11:object=kek?pin-value=(redacted)"),
+            ("[::1]:60000", "[::1]:60000"),
+            ("unix:/run/a@b.sock", "unix:/run/a@b.sock"),
+            ("/etc/secret=1/token.key", "/etc/secret=1/token.key"),
+        ],
+    )
+    def test_addresses_without_their_secrets(self, value: str, displayed: str) -> None:
+        assert redacted(value, "any") == displayed
 
     def test_a_wrong_setting(self, command: Command) -> None:
         assert "--listen" in command("show", "--listen", "x").complaint(2, "verdictd-py config")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,10 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from tests.support.command import Run, run, run_here
 from tests.support.documents import follows
-from tests.support.installation import PINNED, Installation, certificate, private, public
+from tests.support.installation import NOW, PINNED, Installation, certificate, private, public
+from tests.support.kubernetes import Volume
 from tests.support.ratstls import collateral
+from verdictd_py import config
 from verdictd_py.cli import libraries
 from verdictd_py.daemon.diagnosis import host
+from verdictd_py.daemon.diagnosis.data import decisions
+from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.presence import Presence
 from verdictd_py.tees.intel.collateral.forms import collaterals_to_json
@@ -318,7 +324,7 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
         lambda one: settings(collateral=str(one.write("collateral.json", b"[]x")))(one),
         [("collateral", "failure", "cannot be used")],
     ),
-    "expired collateral": (
+    "collateral of another shape": (
         lambda one: settings(
             collateral=str(
                 one.write("collateral.json", collaterals_to_json([collateral()]).encode())
@@ -338,6 +344,10 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
             collateral_url="https://127.0.0.1:9", collateral_ca=str(one.write("pccs.crt", b"x"))
         )(one),
         [("collateral", "failure", "has no certificates in PEM; check --collateral-ca")],
+    ),
+    "a seal whose key is missing": (
+        settings(seal="file:/nowhere/kek"),
+        [("seal", "failure", "cannot read the key file /nowhere")],
     ),
     # settings
     "two settings that are wrong": (
@@ -407,6 +417,29 @@ def test_all_faults_at_once(installation: Installation, doctor: Doctor) -> None:
     assert [check for check, _, _ in found] == ["tls", "tls", "ports", "policies"]
 
 
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [(0, []), (25, [("warning", "it expires on ")]), (40, [("failure", "fetch it again")])],
+)
+async def test_collateral_expires(
+    days: int, expected: list[tuple[str, str]], installation: Installation
+) -> None:
+    platform = SimulatedPlatform.create(now=NOW)
+    content = collateral_json(platform.collateral(now=NOW)).encode()
+    installation.settings["collateral"] = str(installation.write("collateral.json", content))
+    root = installation.write("root.pem", platform.root_ca_pem.encode())
+    loaded = config.load({}, file=installation.configure())
+    for unsafe, findings in (
+        (config.Unsafe(unsafe_tdx_root_ca=root), expected),
+        (config.Unsafe(), [("failure", "fetch it again")]),  # Intel has not signed it
+    ):
+        found = await decisions(loaded, unsafe, NOW + timedelta(days=days))
+        wrong = [one for one in found if one.check == "collateral" and one.result != "ok"]
+        assert [one.result for one in wrong] == [result for result, _ in findings], found
+        for one, (_, part) in zip(wrong, findings, strict=True):
+            assert part in one.message
+
+
 def test_a_port_in_use(installation: Installation, doctor: Doctor) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         settings(listen=f"127.0.0.1:{other.getsockname()[1]}")(installation)
@@ -431,7 +464,6 @@ async def test_the_ports_of_a_broker_that_runs_here(
         async def commit(self, *events: object) -> None:
             del events
 
-    from verdictd_py import config  # noqa: PLC0415
     from verdictd_py.storage.presence import running  # noqa: PLC0415
 
     with socket.create_server(("127.0.0.1", 0)) as own:
@@ -528,9 +560,71 @@ def test_for_people(installation: Installation) -> None:
     assert "chmod go-w" in line
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_checks_as_the_user_of_the_service(installation: Installation) -> None:
+    """What root may read and change, the service need not."""
+    for path in (installation.root, *installation.root.rglob("*")):
+        os.chown(path, 65_534, 65_534)
+    words = ["doctor", "--config", str(installation.configure()), "--json"]
+    (installation.root / "config.toml").chmod(0o644)
+    (data,) = [row for row in run(Run(words)).json["checks"] if row["check"] == "data"]
+    assert data["message"].endswith("to the user nobody, and root checks it; add --user nobody")
+    try:
+        reads = (sys.executable, "-c", "import email.parser, OpenSSL")
+        subprocess.run(reads, check=True, user=65_534, group=65_534, extra_groups=[])
+    except (PermissionError, subprocess.CalledProcessError):
+        pytest.skip("other users cannot read this Python")
+    as_nobody = run(Run([*words, "--user", "nobody"])).json["checks"]
+    assert [row for row in as_nobody if row["result"] == "failure"] == []
+    os.chown(installation.root / "tls.key", 0, 0)
+    broken = run(Run([*words, "--user", "nobody"])).json["checks"]
+    (failure,) = [row for row in broken if row["result"] == "failure"]
+    assert "tls.key: Permission denied; check --client-api-key" in failure["message"]
+
+
+def test_a_program_that_the_user_cannot_read_is_no_traceback(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable() -> None:
+        raise ModuleNotFoundError("No module named 'email.parser'")
+
+    monkeypatch.setattr(libraries, "problems", unreadable)
+    status, ((check, result, message),) = doctor()
+    assert (status, check, result) == (2, "libraries", "failure")
+    assert message.endswith("install them for all users")
+
+
 def test_an_unknown_user(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     ended = run_here(["doctor", "--user", "no-such-user"], capfdbinary)
     assert "correct --user" in ended.complaint(2, "verdictd-py doctor")
+
+
+def test_every_file_can_come_from_a_mounted_secret(
+    installation: Installation, doctor: Doctor
+) -> None:
+    """The kubelet's volumes consist of links, and its files have mode 0644 by default."""
+    names = (
+        *("tls.crt", "tls.key", "ca.crt", "roles.toml", "kbs.crt", "kbs.key", "token.key"),
+        *("admins.toml", "admin.pem", "audit.key"),
+    )
+    volume = Volume(installation.root / "secret")
+    volume.write({name: (installation.root / name).read_bytes() for name in names}, mode=0o644)
+    for name in names:
+        (installation.root / name).unlink()
+    for setting, value in installation.settings.items():
+        if str(value).startswith(str(installation.root)) and Path(value).name in names:
+            installation.settings[setting] = str(volume.path / Path(value).name)
+    assert doctor() == (0, [])
+
+
+def test_every_file_can_be_a_credential(
+    installation: Installation, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(installation.root))
+    for setting, value in installation.settings.items():
+        if str(value).startswith(str(installation.root)) and setting != "data_dir":
+            installation.settings[setting] = f"credential:{Path(value).name}"
+    assert doctor() == (0, [])
 
 
 def test_a_key_is_named_once(installation: Installation, doctor: Doctor) -> None:

@@ -25,9 +25,6 @@ def test_a_url_is_read() -> None:
 
 def test_default_ports_and_tls() -> None:
     assert EngineUrl.parse("valkey://localhost").address.port == 6379
-    postgresql = EngineUrl.parse("postgresql://db.example/verdictd")
-    assert (postgresql.address.port, postgresql.tls) == (5432, True)
-    assert not EngineUrl.parse("postgresql://127.0.0.1/verdictd").tls
     assert EngineUrl.parse("valkey:///run/valkey.sock").address.unix == "/run/valkey.sock"
 
 
@@ -47,7 +44,6 @@ def test_default_ports_and_tls() -> None:
         ("valkey://h?insecure_plaintext=no", "insecure_plaintext=yes"),
         ("valkeys://h/name", "write a number"),
         ("valkeys://", "SCHEME://HOST"),
-        ("postgresql:///db", "SCHEME://HOST"),
         ("valkeys://h:99999", "SCHEME://HOST"),
         ("valkeys://[::1", "SCHEME://HOST"),
         ("memcached://h", "valkeys://"),

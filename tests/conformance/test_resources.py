@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.postgres import resources_of
 from tests.support.sealed import sealed_objects
 from tests.support.stores import resource_store
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import Conflict, NotFound, RequestError
 from verdictd_py.ports import ABSENT, ANY, Kind, ResourceStore
+from verdictd_py.postgres.objects import Objects
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.memory import MemoryResourceStore
 
@@ -129,3 +131,9 @@ class TestMemory(ResourceStoreSuite):
     @pytest.fixture
     def resources(self) -> ResourceStore:
         return MemoryResourceStore()
+
+
+class TestPostgres(ResourceStoreSuite):
+    @pytest.fixture
+    def resources(self, objects: Objects) -> ResourceStore:
+        return resources_of(objects)

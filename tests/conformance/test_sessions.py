@@ -9,10 +9,13 @@ import pytest
 
 from tests.conformance.sessions import SessionStoreConformance
 from tests.support.events import RecordedEvents
+from tests.support.postgres import empty_database
 from tests.support.valkey import ValkeyServer, needs_valkey, running_valkey
 from verdictd_py.engineurls import EngineUrl
 from verdictd_py.ports import SessionStore
 from verdictd_py.ports.sessions import SessionLimits
+from verdictd_py.postgres.database import Database
+from verdictd_py.postgres.sessions import PostgresSessionStore
 from verdictd_py.storage import sharedsessions
 from verdictd_py.storage.sessions import MemorySessionStore
 from verdictd_py.storage.sharedsessions import SharedSessionStore
@@ -76,4 +79,19 @@ class TestValkey(SessionStoreConformance):
     async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
         # The server may be slow on a busy machine, and a test sends it 500 calls at once.
         self.stores.append(ValkeySessionStore.open(self.url, limits, call_seconds=60))
+        return self.stores[-1]
+
+
+class TestPostgres(SessionStoreConformance):
+    @pytest.fixture(autouse=True)
+    async def _closed(self) -> AsyncIterator[None]:
+        self.database = await empty_database()
+        self.stores: list[PostgresSessionStore] = []
+        yield
+        for store in self.stores:
+            await store.close()
+
+    async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
+        database = Database(self.database.address())
+        self.stores.append(PostgresSessionStore(database, limits, call_seconds=60))
         return self.stores[-1]

@@ -25,7 +25,10 @@ from verdictd_py.domain.callers import ROLES, Caller
 
 pytestmark = pytest.mark.broker(console="127.0.0.1:0")
 
-PATHS = ("/", "/guests", "/reference", "/policies", "/release", "/keys", "/collateral", "/audit")
+PATHS = (
+    *("/", "/guests", "/reference", "/policies", "/release", "/keys", "/collateral", "/audit"),
+    *("/audit?verify=1", "/audit/export?form=csv"),
+)
 
 
 def listener(broker: RunningBroker) -> ConsoleListener:

@@ -31,7 +31,7 @@ WARNINGS = {
     "warning.environment",
     "warning.identity", "warning.limits", "warning.policy", "warning.readiness",
     "warning.reload", "warning.shadowed",
-    "warning.other-daemon",
+    "warning.other-daemon", "warning.rolled-back",
     "warning.storage", "warning.unpinned", "warning.worker", "wrap.refused",
 }  # fmt: skip
 LIMITED = {
@@ -51,7 +51,8 @@ AUDITED = {
     "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",
     "reference.retired", "resource.deleted", "resource.exported",
-    "resource.set", "seal.opened", "secret.released", "unsafe.option", "warning.reload",
+    "resource.set", "seal.opened", "secret.released", "unsafe.option",
+    "warning.reload", "warning.rolled-back",
     "warning.worker", "worker.started", "worker.stopped",
 }  # fmt: skip
 

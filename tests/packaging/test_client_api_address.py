@@ -47,6 +47,9 @@ def test_the_container_has_a_socket_of_its_own_outside_its_volume() -> None:
     assert ("CLIENT_API", "unix:/run/verdictd-py/client-api.sock") in found
     assert ("DATA_DIR", "/opt/verdictd/data") in found
     assert 'VOLUME ["/opt/verdictd", "/run/verdictd-py"]' in recipe
+    # A chart sets this variable for the compiled engine; CACHE_DIRECTORY would override it.
+    assert "\nENV XDG_CACHE_HOME=/opt/verdictd/data/.cache\n" in recipe
+    assert "CACHE_DIRECTORY" not in recipe
 
 
 def test_the_daemon_has_it() -> None:

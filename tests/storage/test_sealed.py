@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sealed import resealing, sealed_objects, write_key
+from tests.support.sealed import resealing, sealed_objects, sealer, write_key
 from tests.support.stores import resource_store
 from tests.support.tees import PROVING
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import NotFound, StorageError
 from verdictd_py.ports.sealing import SealBroken, SealUnavailable
-from verdictd_py.storage.directory import Directory
+from verdictd_py.storage import files
 from verdictd_py.storage.layout import prepare
-from verdictd_py.storage.objects import SealedObjects
 from verdictd_py.storage.stores import DirectoryKeyStore, DirectoryResourceStore
+from verdictd_py.storage.tokenkeys import DirectoryTokenKeys
 
 ONE, TWO = KeyId.parse("one"), KeyId.parse("default/key/2")
 FILE = ResourcePath.parse("default/file/1")
@@ -242,9 +242,22 @@ async def test_a_broker_without_the_option_never_serves_an_envelope(site: Site) 
         await keys.get(ONE)
     with pytest.raises(StorageError, match="without --seal"):
         await resources.get(FILE)
+    for call in (
+        keys.create(TWO, key()),
+        keys.delete(ONE),
+        resources.put(FILE, SecretBytes(b"other")),
+        resources.delete(FILE),
+    ):
+        with pytest.raises(StorageError, match="--seal"):
+            await call
+
+
+async def test_a_plain_store_accepts_no_envelope(site: Site, tmp_path: Path) -> None:
+    await site.resources.put(FILE, SecretBytes(b"content"))
     envelope = SecretBytes((site.data / "resources/default/file/1").read_bytes())
+    _, resources = Site(tmp_path / "other").plain()
     with pytest.raises(StorageError, match="begins like a sealed object"):
-        await resources.put(ResourcePath.parse("default/file/2"), envelope)
+        await resources.put(FILE, envelope)
 
 
 async def test_an_outage_refuses_everything_and_says_nothing_about_the_provider(
@@ -284,13 +297,55 @@ async def test_rotation_leaves_nothing_that_needs_the_old_key(site: Site) -> Non
     assert again_report.changed == 0
     for name, value in values.items():
         assert await site.keys.get(name) == value
-    for file in site.kek.parent.glob("kek.old*"):
-        file.unlink()
+    for old_key in site.kek.parent.glob("kek.old*"):
+        old_key.unlink()
     for name, value in values.items():
         assert await again(site).keys.get(name) == value
     (site.data / "keys/default/key/3").write_bytes(old)
     with pytest.raises(SealBroken):
         await again(site).keys.get(KeyId.parse("default/key/3"))
+
+
+async def test_rotation_finds_what_a_broker_had_prepared_with_the_old_key(site: Site) -> None:
+    await site.keys.create(ONE, value := key())
+    await sealed(site)
+    name = ("keys", "late")
+    prepared = await site.objects.prepare(name, value.reveal())
+    write_key(site.kek)
+    work = resealing(site.directory, site.kek)
+
+    def progress(done: int, total: int) -> None:
+        if done == total and not (site.data / "keys/late").exists():
+            with site.directory.locked():
+                files.complete(
+                    site.objects.changing(
+                        {name: prepared}, lambda: site.directory.creating(name, prepared.stored)
+                    )
+                )
+
+    work._progress = progress
+    report = await work.rotate()
+    assert len(report.versions) == 1
+    for file in site.kek.parent.glob("kek.old*"):
+        file.unlink()
+    assert await again(site).keys.get(KeyId.parse("late")) == value
+
+
+async def test_rotation_seals_the_shared_token_keys_again(site: Site) -> None:
+    own = sealer(site.kek)
+    assert await DirectoryTokenKeys(site.directory, own).replace(b"token keys", before=None)
+    write_key(site.kek)
+    report = await resealing(site.directory, site.kek).rotate()
+    assert report.problems == []
+    for file in site.kek.parent.glob("kek.old*"):
+        file.unlink()
+    read = await DirectoryTokenKeys(site.directory, sealer(site.kek)).read()
+    assert read is not None
+    assert read.content == b"token keys"
+    await resealing(site.directory, site.kek).unseal()
+    read = await DirectoryTokenKeys(site.directory).read()
+    assert read is not None
+    assert read.content == b"token keys"
 
 
 async def test_unsealing_restores_the_plain_directory(site: Site) -> None:
@@ -377,7 +432,14 @@ async def test_a_change_while_it_is_sealed_is_not_lost(site: Site) -> None:
     assert contents == {b"new"}
 
 
-def test_every_text_for_a_guest_is_without_a_path(site: Site) -> None:
-    assert isinstance(site.objects, SealedObjects)
-    assert str(site.data) not in repr(site.objects)
-    assert Directory.open(site.data) is not site.directory
+async def test_a_running_broker_accepts_nothing_plain_after_the_index_is_removed(
+    site: Site,
+) -> None:
+    await site.keys.create(ONE, key())
+    await sealed(site)
+    await site.keys.get(ONE)
+    for file in (site.data / "seals").iterdir():
+        file.unlink()
+    (site.data / "keys/two").write_bytes(bytes(32))
+    with pytest.raises(SealBroken):
+        await site.keys.get(KeyId.parse("two"))

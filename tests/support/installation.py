@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -75,11 +76,13 @@ def certificate(
     return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
 
 
-def free_port() -> int:
-    """Return a port that no process uses now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+def free_ports(number: int) -> list[int]:
+    """Return different ports that no process uses now."""
+    with ExitStack() as opened:
+        bound = [opened.enter_context(socket.socket()) for _ in range(number)]
+        for one in bound:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in bound]
 
 
 @dataclass
@@ -119,14 +122,15 @@ class Installation:
             if value == []:
                 values[name] = [PINNED]
         data.write_text(json.dumps(values))
+        listen, client_api, kbs_http = free_ports(3)
         made.settings = {
-            "listen": f"127.0.0.1:{free_port()}",
-            "client_api": f"127.0.0.1:{free_port()}",
+            "listen": f"127.0.0.1:{listen}",
+            "client_api": f"127.0.0.1:{client_api}",
             "client_api_cert": str(root / "tls.crt"),
             "client_api_key": str(root / "tls.key"),
             "client_api_ca": str(root / "ca.crt"),
             "client_api_roles": str(root / "roles.toml"),
-            "kbs_http": f"127.0.0.1:{free_port()}",
+            "kbs_http": f"127.0.0.1:{kbs_http}",
             "kbs_tls_cert": str(root / "kbs.crt"),
             "kbs_tls_key": str(root / "kbs.key"),
             "kbs_token_key": str(root / "token.key"),

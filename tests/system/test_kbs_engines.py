@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from tests.support.broker import running_broker
 from tests.support.kbs import PATH, SECRET, running_kbs, url_of
@@ -106,3 +113,26 @@ async def test_brokers_without_a_key_file_share_keys_in_their_store(
                 absent = await refused(session.get("default/none/1"))
                 assert absent == (404, "PluginInternalError")
             assert len(broker.events.named("kbs.token-key-added")) == added
+
+
+async def test_nothing_in_the_server_is_secret(
+    tmp_path: Path, shared: dict[str, Any], engine: ValkeyServer
+) -> None:
+    """Neither the secret nor what a guest authenticates with, in any usual form."""
+    engine.command("CONFIG", "SET", "rdbcompression", "no")
+    async with (
+        running_kbs(tmp_path / "one", **shared) as broker,
+        connected(url_of(broker), tdx_guest(broker.platform)) as session,
+    ):
+        await session.attest(await session.answer(await session.auth()))
+        assert (await session.get(str(PATH))).reveal() == SECRET
+        cookie = session_id(session).encode()
+        engine.command("SAVE")
+        stored = (engine.directory / "dump.rdb").read_bytes()
+    key = load_pem_private_key(shared["kbs_token_key"].read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    private = key.private_numbers().private_value.to_bytes(32)
+    assert hashlib.sha256(cookie).hexdigest().encode() in stored  # the session is there
+    for secret in (SECRET, cookie, bytes.fromhex(cookie.decode()), private):
+        for form in (secret, secret.hex().encode(), base64.b64encode(secret).rstrip(b"=")):
+            assert form not in stored

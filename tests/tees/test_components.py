@@ -60,3 +60,11 @@ def test_a_module_with_a_version_is_a_component_of_its_own() -> None:
     assert (module.has, module.level, module.newest) == (5, 5, 7)
     elsewhere = [each.name for each in compared.components if each.elsewhere]
     assert elsewhere == ["TDX component 1", "TDX component 2"]
+
+
+def test_the_newest_level_is_the_highest_in_any_order() -> None:
+    newest = level(cpu=raised(CPU_SVN, 3), date=NEWEST)
+    for levels in ([level(date=OLD), newest], [newest, level(date=OLD)]):
+        compared = found(Case(levels))
+        assert compared.components[3].newest == CPU_SVN[3] + 1
+        assert (compared.date, compared.newest_date) == (OLD, NEWEST)

@@ -244,3 +244,31 @@ async def test_calls_after_close_fail(server: ValkeyServer) -> None:
         await store.add_token(name(1), "t", now=NOW, expires=END)
     with pytest.raises(StorageError, match="closed"):
         await store.token(name(1), now=NOW)
+
+
+USER_RIGHTS = (
+    *("~verdictd-py:*", "+@read", "+@write", "+eval", "+evalsha"),
+    *("+script|load", "+info", "+ping", "+select"),
+)
+"""As in docs/scale.md."""
+
+
+async def test_the_documented_rights_of_a_user_are_enough(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    server.command("ACL", "SETUSER", "kbs", "on", f">{PASSWORD}", *USER_RIGHTS)
+    (tmp_path / "password").write_text(PASSWORD)
+    url = f"valkey://kbs@127.0.0.1:{server.port}/1?password_file={tmp_path}/password"
+    async with opened(url) as store:
+        await store.add_challenge(name(1), "c", now=NOW, expires=END)
+        assert await store.take_challenge(name(1), now=NOW) == "c"
+        await store.add_claims(name(1), "k", now=NOW, expires=END)
+        assert await store.claims(name(1), now=NOW) == "k"
+        assert await store.fault() == ""
+    assert " ".join(USER_RIGHTS) in Path("docs/scale.md").read_text()
+
+
+async def test_a_unix_socket(server: ValkeyServer) -> None:
+    async with opened(f"valkey://{server.socket}") as store:
+        await store.add_token(name(1), "t", now=NOW, expires=END)
+        assert await store.token(name(1), now=NOW) == "t"

@@ -57,13 +57,14 @@ def _build(options: argparse.Namespace, tools: Tools) -> None:
     for arch in options.arch.split(","):
         base = tools.debian(arch) if options.base == DEBIAN else options.base
         tag = f"localhost/{NAME}:{arch}"
-        archive = options.output / f"{NAME}-{__version__}-{arch}.oci.tar"
         tools.image(tag, arch, base, labels)
-        digest = tools.push(tag, f"oci-archive:{archive}")
+        digest = tools.digest(tag)
+        archive = options.output / f"{NAME}-{__version__}-{arch}.tar.gz"
+        tools.archive(tag, archive, f"localhost/{NAME}:{__version__}")
         print(f"{archive.name}  {digest}  {archive.stat().st_size / 2**20:.0f} MiB", flush=True)
         if options.twice:
             tools.image(f"{tag}-again", arch, base, labels)
-            _compare(digest, tools.push(f"{tag}-again", f"oci-archive:{tools.work}/again.tar"))
+            _compare(digest, tools.digest(f"{tag}-again"))
         subjects[f"{NAME}:{__version__}-{arch}"] = digest
         bases |= _base(tools, base)
         _write_bill(options.output, tools, tag, arch, digest)
@@ -72,11 +73,12 @@ def _build(options: argparse.Namespace, tools: Tools) -> None:
         *("buildah", "manifest", "push", "--all", _list(tools)),
         f"oci-archive:{options.output / f'{NAME}-{__version__}.oci.tar'}",
     )
+    commit = _git("rev-parse", "HEAD")
     statement = statements.provenance(
         subjects,
         parameters={"arch": options.arch, "base": options.base or "", "epoch": tools.epoch},
         materials={
-            f"git+file:verdictd-py@{_revision()}": {"gitCommit": _revision()},
+            f"git+file:verdictd-py@{_revision()}": {"gitCommit": commit},
             **bases,
             **{f"file:{name}": {"sha256": _sha256(ROOT / name)} for name in LOCKS},
         },

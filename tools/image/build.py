@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -78,15 +79,6 @@ class Tools:
 
     def image(self, tag: str, arch: str, base: str | None, labels: Sequence[str]) -> None:
         """Build the image from the files of the checkout that git knows."""
-        context = self.work / "context"
-        shutil.rmtree(context, ignore_errors=True)
-        files = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.split("\0")
-        for name in filter(None, files):
-            target = context / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
         arguments = [*labels, *([f"BASE={base}"] if base is not None else [])]
         mounts = ("-v", f"{_CERTIFICATES}:{_CERTIFICATES}:ro") if "PIP_CERT" in os.environ else ()
         self.run(
@@ -95,18 +87,45 @@ class Tools:
             *("--pull=never" if base is not None else "--pull=true", *mounts),
             *(word for one in arguments for word in ("--build-arg", one)),
             ".",
-            cwd=context,
+            cwd=self._context(),
         )
 
-    def push(self, tag: str, target: str) -> str:
-        """Write an image; return the digest of its manifest.
+    def _context(self) -> Path:
+        """Copy the files once: every build of a run has the same ones."""
+        context = self.work / "context"
+        if context.exists():
+            return context
+        files = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split("\0")
+        for name in filter(None, files):
+            target = context / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+        return context
 
-        Args:
-            target: name of a transport and its place, `oci-archive:FILE`.
-        """
-        file = self.work / "digest"
-        self.run("buildah", "push", "-q", f"--digestfile={file}", tag, target)
+    def digest(self, tag: str) -> str:
+        """Return the digest of an image's manifest in the OCI format, as registries report it."""
+        file, target = self.work / "digest", self.work / "pushed"
+        push = ("buildah", "push", "-q", "--format=oci", f"--digestfile={file}")
+        self.run(*push, tag, f"oci-archive:{target}")
+        target.unlink()
         return file.read_text().strip()
+
+    def archive(self, tag: str, target: Path, name: str) -> None:
+        """Write an image for `docker load` and, unpacked, `podman load`; with its health command.
+
+        The OCI format has no place for a health command.
+        """
+        plain = self.work / "plain"
+        self.run("buildah", "push", "-q", tag, f"docker-archive:{plain}:{name}")
+        with (
+            plain.open("rb") as source,
+            target.open("wb") as written,
+            gzip.GzipFile("", "wb", 6, written, mtime=0) as packed,
+        ):
+            shutil.copyfileobj(source, packed, 1024 * 1024)
+        plain.unlink()
 
     def read(self, tag: str, path: str) -> str:
         """Return the text of a file in an image."""

@@ -7,7 +7,7 @@ must not evict refusals of genuine guests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
@@ -15,13 +15,18 @@ from typing import Protocol
 from verdictd_py.broker.judgement import Judgement, Verdict
 from verdictd_py.broker.retention import CAPACITY, Retained
 from verdictd_py.broker.tallies import OTHER, Key, Tallies
+from verdictd_py.broker.uses import Uses
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.prefixes import only_match
 from verdictd_py.errors import NotFound, RequestError
 
 
 class JudgementSink(Protocol):
-    """Receiver of judgements: the history, or what delivers them to it."""
+    """Receiver of judgements and releases: the history, or what delivers them to it."""
+
+    def note_release(self, paths: Sequence[str], at: datetime) -> None:
+        """Count a release of each path."""
+        ...
 
     def remember(self, judgement: Judgement) -> None:
         """Store a judgement."""
@@ -58,10 +63,12 @@ class History:
 
     Attributes:
         journal: receives every change, so that the history survives a restart; None without.
+        uses: releases by path.
     """
 
     def __init__(self, *, capacity: int = CAPACITY) -> None:
         self.journal: Journal | None = None
+        self.uses = Uses()
         self._judgements = {verdict: Retained[Judgement](capacity) for verdict in Verdict}
         self._counts = dict.fromkeys(Verdict, 0)
         self._not_judged: Judgement | None = None
@@ -93,6 +100,9 @@ class History:
             self._latest.pop((judgement.guest[0], None), None)
         if len(self._latest) > self._capacity:
             del self._latest[next(iter(self._latest))]
+
+    def note_release(self, paths: Sequence[str], at: datetime) -> None:
+        self.uses.note(paths, at)
 
     def count_omitted(self, verdict: Verdict, number: int) -> None:
         """Count judgements that were omitted, because newer ones would have evicted them."""

@@ -17,6 +17,7 @@ from typing import Final, Self
 from verdictd_py.domain.appraisal import Appraisal, DecidedBy
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.domain.tcb import TcbComparison
+from verdictd_py.domain.trust import UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotAppraised, PolicyRefused, Reason, ReasonKind
 from verdictd_py.formats import eventlog, initdata
@@ -73,6 +74,7 @@ class Judgement:
             with an earlier appraisal (`presentations`).
         decided_by: documents by which the policy decided; None if no policy was evaluated.
         collateral: SHA-256 digest of the collateral; empty if it is not known.
+        trust: trust vector of a guest that was accepted.
         tcb: components of the platform next to the TCB levels; None if they are not known.
     """
 
@@ -101,6 +103,7 @@ class Judgement:
     event_log: bytes = field(default=b"", repr=False)
     decided_by: DecidedBy | None = None
     collateral: str = ""
+    trust: TrustVector = field(default_factory=lambda: UNTRUSTED, repr=False)
     tcb: TcbComparison | None = field(default=None, repr=False)
 
     def repeats(self, last: Judgement) -> bool:
@@ -181,6 +184,7 @@ class Judgement:
             event_log=event_log,
             decided_by=appraisal.decided_by,
             collateral="" if evidence is None else evidence.collateral or "",
+            trust=appraisal.trust,
             tcb=None if evidence is None else evidence.tcb,
         )
 

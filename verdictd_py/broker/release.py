@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -39,6 +39,7 @@ class Releaser:
         allow_a256ctr: whether packets without a tag are decrypted. It is off by default: an
             attacker with the image can relabel a GCM packet as CTR, which authenticates
             nothing.
+        released: called with the paths of each request that was answered.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class Releaser:
         policy: ReleasePolicy,
         events: Events,
         allow_a256ctr: bool = False,
+        released: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         self._keys = keys
+        self._released = released
         self._resources = resources
         self._policy = policy
         self._events = events
@@ -199,6 +202,8 @@ class Releaser:
             ),
         )
         self._sources.note(new)
+        if self._released is not None:
+            self._released(tuple(allowed))
 
 
 def decrypt_blob(blob: WrappedBlob, key: SecretBytes, *, allow_a256ctr: bool) -> SecretBytes:

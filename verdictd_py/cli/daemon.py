@@ -42,7 +42,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (
         ("--kbs-sessions",),
         "STORE",
-        "sessions that brokers share: SQLite file of this host, or valkeys://HOST (memory)",
+        "sessions that brokers share: valkeys://, postgresql://, or a SQLite file (memory)",
     ),
     (
         ("--verifier",),
@@ -65,6 +65,8 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
         "S",
         "use unwrapped data keys again for so long, also without the key's provider (never)",
     ),
+    (("--store",), "URL", "postgresql://USER@HOST/DATABASE; needs --seal (the data directory)"),
+    (("--store-password-file",), "FILE", "the password of that user (~/.pgpass, or none)"),
     (("--collateral",), "PATH", "JSON file or directory of collateral, instead of fetching it"),
     (("--collateral-url",), "URL[,URL]", "PCS or PCCS, tried in order; '' for none (Intel's)"),
     (("--collateral-ca",), "FILE", "CAs of the PCCS, PEM (the system's)"),
@@ -182,6 +184,7 @@ UNSAFE_OPTIONS: Final = (
     (("--insecure-sample-data-dir",), _SWITCH, "also with the secrets of this --data-dir"),
     (("--unsafe-tdx-root-ca",), "FILE", "trust this root, not Intel's; needs --data-dir"),
     (("--unsafe-writable-files",), _SWITCH, "use files that other users may change"),
+    (("--unsafe-store-tls",), _SWITCH, "--store: also with an sslmode that verifies no server"),
 )
 
 

@@ -40,7 +40,11 @@ def run(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
     if options.user is not None:
         _become(options.user)
-    rows = _rows(options)
+    try:
+        rows = _rows(options)
+    except ImportError as error:  # of the standard library, or of the program
+        text = f"this user cannot read the program or Python ({error}); install them for all users"
+        rows = [_row("libraries", "", "failure", text)]
     worst = max((row["result"] for row in rows), key=lambda result: _STATUS[result])
     data = {"result": worst, "checks": rows}
     table = Table(
@@ -72,13 +76,13 @@ def build_parser() -> Parser:
 def _become(name: str) -> None:
     """Become another user, so that what it may read and write is checked."""
     try:
-        user = pwd.getpwnam(name)
+        user = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
     except KeyError:
         raise ConfigError(f"there is no user {name}; correct --user") from None
     if user.pw_uid == os.geteuid():
         return
     try:
-        os.initgroups(name, user.pw_gid)
+        os.initgroups(user.pw_name, user.pw_gid)
         os.setgid(user.pw_gid)
         os.setuid(user.pw_uid)
     except PermissionError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Address, Settings, Unsafe
-from verdictd_py.daemon import kbs
+from verdictd_py.daemon import kbs, sealing
 from verdictd_py.daemon.collateral import collateral_source
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import protection
@@ -132,5 +132,9 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
         lambda settings, _: refuse_group_without_effect(settings.audit_mode, settings.audit_group),
     ),
     (("audit_sink",), _sinks),
+    (
+        ("seal_strict", "seal_cache_seconds", "seal"),
+        lambda settings, _: sealing.refuse_settings_without_effect(settings),
+    ),
 )
 """Settings that each check depends on, and the function that refuses a contradiction."""

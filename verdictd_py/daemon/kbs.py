@@ -143,6 +143,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
     limits: Limits,
     watch: Callable[[str, Probe], object],
     token_keys: TokenKeyStore,
+    unsafe: Unsafe,
     passed: socket.socket | None = None,
     shared: SharedSessionStore | None = None,
     census: ListenerCensus | None = None,
@@ -171,7 +172,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
             token_keys, ring, lifetime=lifetime, clock=clock, events=events
         )
     admins = Reread(partial(_admins, settings, ring), _changed_admins, AdminKeys.lessened)
-    sessions = open_sessions(settings, events, shared)  # last, because it may open a file
+    sessions = open_sessions(settings, unsafe, events, shared)  # last, because it may open a file
     handshakes = Handshakes(
         appraiser=use_cases.appraiser,
         releaser=use_cases.releaser,
@@ -287,7 +288,7 @@ def _token_key(settings: Settings) -> ec.EllipticCurvePrivateKey | None:
     require_token_key(settings)
     if settings.kbs_token_key is not None:
         return read_token_key(settings.kbs_token_key)
-    if settings.kbs_sessions_url is not None:
+    if settings.kbs_sessions is not None and settings.kbs_sessions_file is None:
         return None
     return ec.generate_private_key(ec.SECP256R1())
 

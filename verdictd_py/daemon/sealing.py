@@ -109,16 +109,25 @@ def sealer_of(settings: Settings) -> EnvelopeSealer | None:
     Raises:
         ConfigError: the settings cannot be used; the message has the cause and the remedy.
     """
+    refuse_settings_without_effect(settings)
     if settings.seal is None:
-        if settings.seal_strict or settings.seal_cache_seconds is not None:
-            raise ConfigError(
-                "--seal-strict and --seal-cache-seconds have no effect without --seal; add it, or "
-                "remove them"
-            )
         return None
     seconds = settings.seal_cache_seconds
     cache = None if seconds is None else DataKeys(seconds)
     return EnvelopeSealer(open_key(settings.seal), cache)
+
+
+def refuse_settings_without_effect(settings: Settings) -> None:
+    """Refuse settings of the seal without it.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if settings.seal is None and (settings.seal_strict or settings.seal_cache_seconds is not None):
+        raise ConfigError(
+            "--seal-strict and --seal-cache-seconds have no effect without --seal; add it, or "
+            "remove them"
+        )
 
 
 def _warn(events: Events, path: str, error: StorageError) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from verdictd_py.config import Settings
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.database import open_database
 from verdictd_py.ports import Events, SessionStore
 from verdictd_py.storage.sessions import MemorySessionStore
 from verdictd_py.storage.sharedsessions import SharedSessionStore
@@ -23,18 +24,19 @@ class OpenedSessions:
         fault: returns why sessions cannot be used now; empty if they can.
         release: releases the memory of what has expired, for stores in memory.
         close: closes the store.
-        counts: returns the numbers of challenges and tokens; None if they are not in memory.
+        counts: returns the numbers of challenges and tokens, as `fault` has found them if they
+            are not in memory.
     """
 
     store: SessionStore
     fault: Callable[[], Awaitable[str]]
     release: Callable[[datetime], None]
     close: Callable[[], Awaitable[None]]
-    counts: Callable[[], tuple[int, int]] | None = None
+    counts: Callable[[], tuple[int, int]]
 
 
 def open_sessions(
-    settings: Settings, events: Events, shared: SharedSessionStore | None
+    settings: Settings, unsafe: Unsafe, events: Events, shared: SharedSessionStore | None
 ) -> OpenedSessions:
     """Open the store that the settings name.
 
@@ -46,10 +48,20 @@ def open_sessions(
     """
     if (url := settings.kbs_sessions_url) is not None:
         engine = ValkeySessionStore.open(url)
-        return OpenedSessions(engine, engine.fault, _nothing, engine.close)
+        return OpenedSessions(engine, engine.fault, _nothing, engine.close, lambda: engine.counts)
+    if (database := settings.kbs_sessions_database) is not None:
+        opened = open_database(settings, unsafe, database)
+        from verdictd_py.postgres.sessions import (  # noqa: PLC0415  # an optional extra
+            PostgresSessionStore,
+        )
+
+        rows = PostgresSessionStore(opened)
+        return OpenedSessions(rows, rows.fault, _nothing, rows.close, lambda: rows.counts)
     if (file := settings.kbs_sessions_file) is not None:
         sqlite = SqliteSessionStore.open(file, events=events)
-        return OpenedSessions(sqlite, sqlite.fault, _nothing, _closing(sqlite.close))
+        return OpenedSessions(
+            sqlite, sqlite.fault, _nothing, _closing(sqlite.close), lambda: sqlite.counts
+        )
     memory = MemorySessionStore() if shared is None else shared
     return OpenedSessions(
         memory, _usable, memory.release, _closing(memory.close), lambda: memory.counts

@@ -970,6 +970,19 @@ class WarningStorage(Event):
     reason: Reason
 
 
+@event("warning.rolled-back", level=Level.WARNING, audit=Audit.YES)
+class WarningRolledBack(Event):
+    """A policy, reference data or a set has a content again that had been replaced."""
+
+    file: Annotated[str, FieldInfo("Its path in the data directory.", characters=4096)]
+    revision: Annotated[int, FieldInfo("Number of the content that it has now.")]
+    earlier: Annotated[int, FieldInfo("Number under which it had this content before.")]
+    sha256: Digest
+    replaced: Annotated[
+        str, FieldInfo("SHA-256 digest of the content that was replaced.", characters=64)
+    ]
+
+
 @event("warning.other-daemon", level=Level.WARNING)
 class WarningOtherDaemon(Event):
     """Another daemon uses the same data directory, which is supported if it is intended."""
@@ -1022,6 +1035,10 @@ class FileChanged(Event):
     ]
     previous: PreviousDigest | None
     sha256: CurrentDigest | None
+    revision: (
+        Annotated[int, FieldInfo("Number of this content among all that the document has had.")]
+        | None
+    ) = None
 
 
 @event("warning.limits", level=Level.WARNING)

@@ -19,7 +19,7 @@ from verdictd_py.storage import pools
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.files import Steps
 from verdictd_py.storage.resident import NotResident
-from verdictd_py.storage.sealedindex import SEALS, IndexMissing, SealedIndex, State
+from verdictd_py.storage.sealedindex import INDEX, SEALS, IndexMissing, SealedIndex, State
 
 _ATTEMPTS: Final = 10
 _MAX_REPORTED: Final = 1000
@@ -181,7 +181,17 @@ class PlainObjects:
         return change()
 
     async def ready(self) -> None:
-        pass
+        if await pools.read(self._has_index):
+            raise StorageError(
+                "cannot be changed: the data directory has an index of sealed objects; start the "
+                "broker with --seal, or remove seals/ after 'verdictd-py store unseal'"
+            )
+
+    def _has_index(self) -> bool:
+        try:
+            return self._directory.exists(INDEX)
+        except StorageError:  # there is no directory for it
+            return False
 
     def size_of(self, entry: Entry) -> int:
         return entry.size
@@ -206,7 +216,7 @@ class SealedObjects:
         warn: Callable[[str, StorageError], None] = lambda path, error: None,  # noqa: ARG005
     ) -> None:
         self._directory = directory
-        self._sealer = sealer
+        self.sealer = sealer
         self._strict = strict
         self._warn = warn
         self._warned: set[str] = set()
@@ -235,6 +245,19 @@ class SealedObjects:
         Raises:
             NotFound, SealBroken, SealUnavailable, StorageError: see `read`.
         """
+        stored, revision = await self.stored(segments)
+        if not revision:
+            return Found(stored, stored)
+        return Found(stored, await self.unsealed(segments, revision, stored))
+
+    async def stored(self, segments: Segments) -> tuple[bytes, int]:
+        """Return a file and the revision that the index names; 0 if it is plain.
+
+        The envelope is not authenticated. The texts of the errors are for operators only.
+
+        Raises:
+            NotFound, SealBroken, SealUnavailable, StorageError: see `read`.
+        """
         path = "/".join(segments)
         before: tuple[bytes | None, State] | None = None
         for _ in range(_ATTEMPTS):
@@ -253,9 +276,7 @@ class SealedObjects:
                 continue
             if stored is None:
                 raise NotFound("nothing of that name")
-            if not revision:
-                return Found(stored, stored)
-            return Found(stored, await self.unsealed(segments, revision, stored))
+            return stored, revision
         raise StorageError("changes too fast to be read; try again")
 
     def _checked(self, path: str, stored: bytes | None, state: State) -> int:
@@ -307,7 +328,7 @@ class SealedObjects:
         """
         revision = self.index.next_revision()
         name = self.name_of(segments, revision)
-        return Prepared(await self._sealer.seal(name, content), revision)
+        return Prepared(await self.sealer.seal(name, content), revision)
 
     async def unsealed(self, segments: Segments, revision: int, stored: bytes) -> bytes:
         """Unseal an object that has been read; the texts of the errors are for operators only.
@@ -315,7 +336,7 @@ class SealedObjects:
         Raises:
             SealBroken, SealUnavailable: see `Sealer.unseal`.
         """
-        return await self._sealer.unseal(self.name_of(segments, revision), stored)
+        return await self.sealer.unseal(self.name_of(segments, revision), stored)
 
     def changing(
         self, changes: Mapping[Segments, Prepared | None], change: Callable[[], Steps[Result]]

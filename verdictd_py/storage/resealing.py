@@ -29,6 +29,9 @@ from verdictd_py.storage.objects import (
     stored_bytes,
 )
 from verdictd_py.storage.sealedindex import objects_in
+from verdictd_py.storage.tokenkeys import FILE as TOKEN_KEYS
+from verdictd_py.storage.tokenkeys import SEALED_NAME as TOKEN_KEYS_NAME
+from verdictd_py.storage.tokenkeys import TOKENS
 
 BATCH: Final = 32
 """Maximum number of objects in a batch: brokers that change something wait for its end."""
@@ -36,7 +39,7 @@ BATCH: Final = 32
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """Size of the objects of a batch after which no other is added."""
 
-_PASSES: Final = 5
+_PASSES: Final = 10
 """Passes over the directory while brokers change what is being sealed."""
 
 MAX_PROBLEMS: Final = 1000
@@ -99,6 +102,7 @@ class Resealing:
     ) -> None:
         self._directory = directory
         self._objects = objects
+        self._sealer = objects.sealer
         self._current = current
         self._progress = progress
 
@@ -119,7 +123,7 @@ class Resealing:
             found = await self._plain(segments, report, accept=accept_plain)
             if found is None:
                 return None
-            return _Planned(segments, found, await self._prepared(segments, found.content))
+            return _Planned(segments, found, await self._objects.sealed(segments, found.content))
 
         report = await self._passes(plan)
         if not report.problems:
@@ -139,12 +143,14 @@ class Resealing:
             if not is_sealed(stored):
                 return None
             if parse_header(stored).version == self._current():
-                await self._count(segments, stored, report)
+                self._count(stored, report)
                 return None
             found = await self._objects.examine(segments)
-            return _Planned(segments, found, await self._prepared(segments, found.content))
+            return _Planned(segments, found, await self._objects.sealed(segments, found.content))
 
-        return await self._passes(plan)
+        report = await self._passes(plan)
+        await self._reseal_token_keys(report, sealed=True)
+        return report
 
     async def unseal(self) -> Report:
         """Replace each sealed object by a plain one.
@@ -161,7 +167,9 @@ class Resealing:
             found = await self._objects.examine(segments)
             return _Planned(segments, found, Prepared(found.content))
 
-        return await self._passes(plan)
+        report = await self._passes(plan)
+        await self._reseal_token_keys(report, sealed=False)
+        return report
 
     async def verify(self, *, forget: bool = False) -> Report:
         """Unseal every object and compare it with the index; change nothing.
@@ -176,7 +184,7 @@ class Resealing:
 
         async def plan(segments: Segments, report: Report) -> _Planned | None:
             found = await self._objects.examine(segments)
-            await self._count(segments, found.stored, report)
+            self._count(found.stored, report)
             return None
 
         report = await self._passes(plan)
@@ -204,14 +212,54 @@ class Resealing:
         await self._objects.index.rebuild(revisions)
         return len(revisions)
 
+    async def _reseal_token_keys(self, report: Report, *, sealed: bool) -> None:
+        """Seal the shared token keys again, or store them plain; brokers share them in one file.
+
+        Args:
+            sealed: whether they are sealed afterwards, under the newest version of the KEK.
+        """
+        for _ in range(_PASSES):
+            try:
+                if not await pools.read(self._directory.exists, (TOKENS,)):
+                    return
+                stored = await stored_bytes(self._directory, TOKEN_KEYS)
+            except NotFound:
+                return
+            if not is_sealed(stored):
+                return
+            if sealed and parse_header(stored).version == self._current():
+                return
+            try:
+                content = await self._sealer.unseal(TOKEN_KEYS_NAME, stored)
+            except SealBroken as error:
+                report.add_problem(str(error))
+                return
+            new = await self._sealer.seal(TOKEN_KEYS_NAME, content) if sealed else content
+            found = Found(stored, content)
+
+            def change(found: Found = found, new: bytes = new) -> Steps[None]:
+                require_same(self._directory, TOKEN_KEYS, found)
+                yield from self._directory.replacing(TOKEN_KEYS, new)
+
+            try:
+                await exclusively(self._directory, change)
+            except Changed:
+                continue
+            report.changed += 1
+            return
+        raise StorageError("the token keys change too fast; try again")
+
     async def _passes(self, plan: _Plan) -> Report:
-        """Plan and make changes until nothing has changed meanwhile."""
+        """Plan and make changes until a pass finds nothing to do.
+
+        The last pass finds what brokers have stored meanwhile that they had prepared before.
+        """
         changed = 0
         for _ in range(_PASSES):
             report, is_complete = await self._pass(plan)
-            changed += report.changed
+            changed, is_last = changed + report.changed, not report.changed
             report.changed = changed
-            if is_complete:
+            if is_complete and is_last:
                 return report
         raise StorageError("the store changes too fast; try again")
 
@@ -267,8 +315,6 @@ class Resealing:
 
         await exclusively(self._directory, change)
         report.changed += len(done)
-        for each in done:
-            await self._count(each.segments, each.prepared.stored, report)
         return len(done) == len(batch)
 
     async def _plain(self, segments: Segments, report: Report, *, accept: bool) -> Found | None:
@@ -277,22 +323,19 @@ class Resealing:
         Raises:
             SealBroken: it must have been sealed before, and `accept` is not given.
         """
-        stored = await stored_bytes(self._directory, segments)
-        if is_sealed(stored):
-            await self._objects.examine(segments)
-            await self._count(segments, stored, report)
-            return None
         if await pools.read(self._directory.is_link, segments):
-            raise SealBroken("is a link to a plain file; put a regular file in its place")
-        if accept:
-            return Found(stored, stored)
-        return await self._objects.examine(segments)
+            raise SealBroken("is a link; put a regular file in its place")
+        stored = await stored_bytes(self._directory, segments)
+        if not (accept and not is_sealed(stored)):
+            stored, revision = await self._objects.stored(segments)
+            if revision:
+                self._count(stored, report)
+                return None
+        return Found(stored, stored)
 
-    async def _prepared(self, segments: Segments, content: bytes) -> Prepared:
-        return await self._objects.sealed(segments, content)
-
-    async def _count(self, segments: Segments, stored: bytes, report: Report) -> None:
-        del segments
+    @staticmethod
+    def _count(stored: bytes, report: Report) -> None:
+        """Count a sealed object by the version of the KEK."""
         if is_sealed(stored):
             report.sealed += 1
             version = parse_header(stored).version

@@ -49,7 +49,9 @@ MISSING: Final = (
     "'verdictd-py store seal --rebuild-index'"
 )
 
-_ROOT: Final = (SEALS, "root")
+INDEX: Final = (SEALS, "root")
+"""Root of the index."""
+
 _KEY: Final = (SEALS, "key")
 _KEY_NAME: Final = SealedName("index-key", "seals/key")
 _KEY_BYTES: Final = 32
@@ -113,7 +115,7 @@ class SealedIndex:
         for _ in range(_ATTEMPTS):
             seen = self._last
             try:
-                root = self._accepted(await self._content(_ROOT), seen)
+                root = self._accepted(await self._content(INDEX), seen)
             except NotFound:
                 raise IndexMissing(MISSING) from None
             name = root.shard_file(shard_of(path))
@@ -136,7 +138,7 @@ class SealedIndex:
         await self._load_key()
         seen = self._last
         try:
-            return self._accepted(await self._content(_ROOT), seen)
+            return self._accepted(await self._content(INDEX), seen)
         except NotFound:
             raise IndexMissing(MISSING) from None
 
@@ -156,7 +158,7 @@ class SealedIndex:
 
             def create() -> Steps[None]:
                 if not self._directory.exists(_KEY):
-                    if self._directory.exists(_ROOT) or self._has_sealed():
+                    if self._directory.exists(INDEX) or self._has_sealed():
                         raise IndexMissing(MISSING)
                     yield from self._directory.creating(_KEY, sealed)
 
@@ -164,7 +166,7 @@ class SealedIndex:
         await self._load_key()
 
         def begin() -> Steps[None]:
-            if self._directory.exists(_ROOT):
+            if self._directory.exists(INDEX):
                 self._read_root()
                 return
             if self._has_sealed():
@@ -250,7 +252,7 @@ class SealedIndex:
 
     def is_expected(self) -> bool:
         """Return whether an index existed: this process has read it, or a part of it is there."""
-        return self._last is not None or any(map(self._directory.exists, (_KEY, _ROOT)))
+        return self._last is not None or any(map(self._directory.exists, (_KEY, INDEX)))
 
     def next_revision(self) -> int:
         """Return a revision that no object has had: the generation, then 31 random bits."""
@@ -317,7 +319,7 @@ class SealedIndex:
 
     def _writing(self, root: Root) -> Steps[None]:
         content = root.encode(self._require_key())
-        yield from self._directory.replacing(_ROOT, content)
+        yield from self._directory.replacing(INDEX, content)
         self._remember(_Read(content, root))
 
     def _was_made(self, path: str, revision: int) -> bool:
@@ -341,7 +343,7 @@ class SealedIndex:
         """
         seen = self._last
         try:
-            return self._accepted(self._directory.read(_ROOT), seen)
+            return self._accepted(self._directory.read(INDEX), seen)
         except NotFound:
             raise IndexMissing(MISSING) from None
 

@@ -95,8 +95,10 @@ def restore(path: Path, backup: Backup, *, replace: bool = False) -> Path | None
     They are written next to their place first. If this is interrupted, the directory has no part
     of the backup, or all directories that were moved into place completely.
 
+    The audit trail and the revisions of documents stay: they prove that older documents return.
+
     Args:
-        replace: move an existing content aside instead of refusing.
+        replace: move the existing content of the same directories aside instead of refusing.
 
     Returns:
         The directory that has the former content; None without one.
@@ -107,11 +109,12 @@ def restore(path: Path, backup: Backup, *, replace: bool = False) -> Path | None
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        present = [item for item in path.iterdir() if not item.name.startswith(_STAGING)]
-        if present and not replace:
+        present = [item for item in path.iterdir() if item.name in TOPS]
+        others = [item for item in path.iterdir() if not _may_stay(item)]
+        if (present or others) and not replace:
             raise ConfigError(
                 f"{path} is not empty: restore into an empty directory, or add --replace to move "
-                "what it has aside"
+                "its keys, resources and documents aside"
             )
         for item in path.iterdir():
             if item.name.startswith(_STAGING):
@@ -126,6 +129,11 @@ def restore(path: Path, backup: Backup, *, replace: bool = False) -> Path | None
     except OSError as error:
         raise StorageError(f"cannot restore into {path}: {error.strerror}; check it") from error
     return aside
+
+
+def _may_stay(item: Path) -> bool:
+    """Return whether a file does not prevent a restoration: a leftover, or a lock."""
+    return item.name.startswith((_STAGING, "."))
 
 
 def _move_aside(path: Path, present: list[Path]) -> Path:

@@ -23,7 +23,10 @@ from verdictd_py.ports import Events
 from verdictd_py.ports.history import Count, HistoryRow
 
 MAX_ROWS: Final = 2000
-"""Rows of each verdict that are loaded; several brokers on one directory store theirs together."""
+"""Rows of each kind that are loaded; several brokers on one directory store theirs together."""
+
+_KINDS: Final = 5
+"""Kinds of rows: three verdicts, uses of secrets, texts of documents."""
 
 _VERSION: Final = 1
 """Version of the tables. Another version of the broker may have written others."""
@@ -122,7 +125,7 @@ class SqliteHistory:
         def read(
             connection: sqlite3.Connection,
         ) -> tuple[list[HistoryRow], list[Count]]:
-            rows = [HistoryRow(*row) for row in connection.execute(_NEWEST, (3 * MAX_ROWS,))]
+            rows = [HistoryRow(*row) for row in connection.execute(_NEWEST, (_KINDS * MAX_ROWS,))]
             counts = connection.execute("SELECT interval, kind, code, number FROM counts")
             return rows, [(int(i), str(k), str(c), int(n)) for i, k, c, n in counts]
 

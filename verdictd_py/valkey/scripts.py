@@ -133,6 +133,7 @@ return {ARGV[1], get({KEYS[1], KEYS[2], KEYS[3]}, ARGV[1], ARGV[2])}
 CHECK: Final = (
     _PRELUDE
     + """
-return rows({KEYS[1], KEYS[2], KEYS[3]}) .. ' ' .. run()
+run()
+return {server.call('ZCARD', KEYS[1]), server.call('ZCARD', KEYS[2])}
 """
 )

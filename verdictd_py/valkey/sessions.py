@@ -55,6 +55,9 @@ class ValkeySessionStore:
         client: client whose pool never has more than `MAX_CONNECTIONS` connections.
         url: the server, for messages.
         call_seconds: time limit of a call.
+
+    Attributes:
+        counts: numbers of challenges and of tokens, as `fault` has found them.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class ValkeySessionStore:
         self._call_seconds = call_seconds
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         self._closed = False
+        self.counts = (0, 0)
         self._put_session = client.register_script(scripts.PUT_SESSION)
         self._put_claims = client.register_script(scripts.PUT_CLAIMS)
         self._take = client.register_script(scripts.TAKE)
@@ -132,7 +136,8 @@ class ValkeySessionStore:
     async def fault(self) -> str:
         """Return why the sessions cannot be used now; empty if they can."""
         try:
-            await self._run(self._check, _CHALLENGES, ())
+            challenges, tokens = await self._run(self._check, (_CHALLENGES[1], _TOKENS[1]), ())
+            self.counts = int(challenges), int(tokens)
         except StorageError as error:
             return f"{error}; guests are served again when it answers"
         return ""

@@ -13,12 +13,14 @@ from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
 
 REDACTED: Final = "(redacted)"
 
-_USER: Final = re.compile(r"(?<=://)[^/?#\s]*@")
+_USER: Final = re.compile(r"(?<=://)[^/?#\s]*@|^[^/?#\s@]*:[^/?#\s@]*@")
+"""User and password of an address, also of one whose scheme was forgotten."""
 _SECRET: Final = re.compile(
     r"pass(word|phrase|wd)?|secret|token|credential|api.?key|private|signature|\bsig\b|\bpin\b",
     re.IGNORECASE,
 )
-_PARAMETER: Final = re.compile(r"([?&;][^=&;#\s]*)=[^&;#\s]*")
+_PARAMETER: Final = re.compile(r"((?:^|[?&;\s])[^=?&;#\s]*)=(?:'[^']*'|[^?&;#\s]*)")
+"""A parameter of a URL, of a pkcs11: URI, or of a connection string of PostgreSQL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def redacted(value: Any, name: str = "", *, nested: bool = False) -> Any:  # noq
         return [redacted(member, name, nested=nested) for member in value]
     if nested and _SECRET.search(name) and not name.endswith(("_file", "_path")):
         return REDACTED
-    if isinstance(value, str) and "://" in value:
+    if isinstance(value, str) and not value.startswith(("/", "unix:")):  # a path has no secret
         without_user = _USER.sub(f"{REDACTED}@", value)
         return _PARAMETER.sub(_parameter, without_user)
     return value

@@ -21,8 +21,8 @@ _HEAD: Final = f"""\
 #   verdictd-py config show             the values in force, and where each comes from
 #   verdictd-py doctor                  whether this host can run the broker
 #
-# A secret is always named by the file that contains it: a credential of systemd
-# (/run/credentials/verdictd-py.service/NAME), or a mounted Secret of Kubernetes.
+# A secret is always named by its file: a path, also below a mounted Secret of Kubernetes, or
+# "credential:NAME" for a credential of systemd (LoadCredential=NAME:FILE in the unit).
 # Unsafe options are accepted on the command line only.
 """
 

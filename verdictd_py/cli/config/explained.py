@@ -90,9 +90,14 @@ _TEXTS: Final[dict[str, tuple[str, str, Any]]] = {
         FILE,
         f"{_ETC}/token.key",
     ),
+    "kbs_token_key_days": (
+        "Age at which brokers that share an engine add a new key of tokens.",
+        "days",
+        30,
+    ),
     "kbs_sessions": (
-        "SQLite file of HTTP sessions that brokers of this host share.",
-        FILE,
+        "HTTP sessions that brokers share: a SQLite file of this host, or an engine.",
+        "path, or valkeys://HOST",
         "/var/lib/verdictd-py/sessions.sqlite",
     ),
     "mutual": ("Accepted for upstream's command lines: guests are always attested.", "true", True),
@@ -102,6 +107,27 @@ _TEXTS: Final[dict[str, tuple[str, str, Any]]] = {
         "Directory of keys, policies, resources and the audit trail.",
         FILE,
         "/var/lib/verdictd-py",
+    ),
+    "store": (
+        "Database that brokers share instead of a data directory; it needs seal.",
+        "URL of PostgreSQL, without a password",
+        "postgresql://verdictd@db.example/verdictd",
+    ),
+    "store_password_file": (
+        "File with the password of that user of the database.",
+        FILE,
+        f"{_ETC}/db-password",
+    ),
+    "seal": (
+        "Key that seals stored keys and resources: file:/path, credential:NAME or pkcs11:...",
+        "URI",
+        "credential:kek",
+    ),
+    "seal_strict": ("Whether objects that are not sealed are refused.", SWITCH, True),
+    "seal_cache_seconds": (
+        "How long unwrapped data keys are used again, also while the key's provider fails.",
+        SECONDS,
+        60,
     ),
     "collateral": (
         "JSON file or directory of collateral, used instead of fetching it.",
@@ -234,6 +260,16 @@ _TEXTS: Final[dict[str, tuple[str, str, Any]]] = {
         "warning",
     ),
     "status": ("Address of /metrics, /livez and /readyz over HTTP.", ADDRESS, "127.0.0.1:9090"),
+    "traces": (
+        "OpenTelemetry collector that receives traces, OTLP over gRPC.",
+        "URL with a port",
+        "http://127.0.0.1:4317",
+    ),
+    "reload_on_change": (
+        "Whether the broker reloads, as on SIGHUP, when a file of the settings has changed.",
+        SWITCH,
+        True,
+    ),
     "workers": (
         "Processes that serve guests; auto for one per core.",
         "1 to 128, or auto",

@@ -17,7 +17,9 @@ from verdictd_py.daemon.contradictions import contradictions
 from verdictd_py.domain.spelling import closest, did_you_mean
 from verdictd_py.errors import ConfigError
 
-MAX_BYTES: Final = 1024 * 1024
+MAX_BYTES: Final = 64 * 1024
+"""Maximum size of a file. The one of `config init`, with every setting, has a quarter of it."""
+
 _REFERENCE: Final = "verdictd-py config init prints every setting"
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 _BEGINNING: Final = re.compile(r"\s*(?:[A-Za-z0-9_\"'][A-Za-z0-9_.\"' -]*=|\[)")
 _POSITION: Final = re.compile(r" ?\(at (?:line (\d+), column \d+|end of document)\)")
 _NO_VALUE: Final = "Expected '='"
-_MAX_JOINED: Final = 200
+_MAX_JOINED: Final = 50
 """Maximum number of further lines that look like statements in one value."""
 
 
@@ -72,14 +72,17 @@ def read(text: str) -> Document:
     document = Document()
     correct: list[str] = []
     header: str | None = ""
-    for statement in _statements(text.split("\n"), document.faults):
+    statements = [*_statements(text.split("\n"), document.faults)]
+    consistent = _fault("\n".join(one.text or "" for one in statements)) is None
+    for statement in statements:
         content = statement.text
         is_header = content is None or content.lstrip().startswith("[")
         if content is None or (header is None and not is_header):
             header = None  # the table of what follows is unknown
             continue
         try:
-            document.table = tomllib.loads("\n".join((*correct, content)))
+            if not consistent:  # otherwise once, below
+                document.table = tomllib.loads("\n".join((*correct, content)))
         except tomllib.TOMLDecodeError as error:
             fault = SyntaxFault(statement.line, _contradiction(error), _word(content))
             document.faults.append(fault)
@@ -89,6 +92,8 @@ def read(text: str) -> Document:
         header = content if is_header else header
         for path in _paths(tomllib.loads(content if is_header else f"{header}\n{content}")):
             document.lines.setdefault(path, statement.line)
+    if consistent:
+        document.table = tomllib.loads("\n".join(correct))
     document.faults.sort(key=lambda fault: fault.line)
     return document
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.parsing import EXIT_UNREACHABLE, Parser, complain
-from verdictd_py.cli.store import backup, newkey, sealing
+from verdictd_py.cli.store import backup, copying, database, newkey, sealing
 from verdictd_py.cli.store.actions import PROGRAM, Actions
 from verdictd_py.ports.sealing import SealUnavailable
 
@@ -20,6 +20,8 @@ ACTIONS: Final[tuple[Callable[[Actions[Parser]], None], ...]] = (
     sealing.add,
     newkey.add,
     backup.add,
+    database.add,
+    copying.add,
 )
 """What adds each action, in the order of the help."""
 

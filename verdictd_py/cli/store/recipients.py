@@ -1,8 +1,8 @@
 """Encryption of backups, to age or OpenPGP recipients, and decryption with an identity file.
 
 age needs the optional Python package pyrage. Both formats authenticate the content of the file, not
-its sender: whoever knows the recipient can write a backup. `restore --sha256` compares the digest
-that `backup` printed.
+its sender: any program that knows the recipient can write a backup. `restore --sha256` compares the
+digest that `backup` printed.
 """
 
 from __future__ import annotations

@@ -7,15 +7,24 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, printable
 from verdictd_py.cli.store.actions import PROGRAM, Actions, add_action
 from verdictd_py.cli.store.counting import counting
+from verdictd_py.cli.store.database import add_protection_options, opened_objects, settings_of
 from verdictd_py.errors import ConfigError
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.objects import SealedObjects
 from verdictd_py.storage.resealing import Report, Resealing
+
+
+class Work(Protocol):
+    """What can be done with the objects of a data directory or a database."""
+
+    async def rotate(self) -> Report: ...
+    async def verify(self, *, forget: bool = False) -> Report: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +35,7 @@ class _Store:
         current: returns the newest version of the key.
     """
 
-    work: Resealing
+    work: Work
     current: Callable[[], str]
 
 
@@ -92,6 +101,9 @@ def add(actions: Actions[Parser]) -> None:
     )
     for action in (seal, rotate, unseal, verify):
         add_store_options(action)
+        if action in (rotate, verify):
+            action.add_argument("--store", metavar="URL", help="database, not a data directory")
+        add_protection_options(action)
         action.add_argument("--json", action="store_true", help="output as JSON")
 
 
@@ -106,10 +118,10 @@ def add_store_options(action: Parser) -> None:
 
 def _seal(options: argparse.Namespace) -> int:
     async def work(store: _Store) -> _Result:
-        rebuilt = 0
+        directory, rebuilt = _directory_of(store), 0
         if options.rebuild_index:
-            rebuilt = await store.work.rebuild_index()
-        report = await store.work.seal(accept_plain=options.accept_plain)
+            rebuilt = await directory.rebuild_index()
+        report = await directory.seal(accept_plain=options.accept_plain)
         text = (
             f"{report.sealed} of {report.objects} objects are sealed, {report.changed} of them now"
         )
@@ -118,6 +130,12 @@ def _seal(options: argparse.Namespace) -> int:
         return _Result(report, text, "plain objects are refused from now on")
 
     return _run(options, "seal", work)
+
+
+def _directory_of(store: _Store) -> Resealing:
+    if not isinstance(store.work, Resealing):
+        raise ConfigError("every object of a database is sealed, always; omit --store")
+    return store.work
 
 
 def _rotate(options: argparse.Namespace) -> int:
@@ -134,7 +152,7 @@ def _rotate(options: argparse.Namespace) -> int:
 
 def _unseal(options: argparse.Namespace) -> int:
     async def work(store: _Store) -> _Result:
-        report = await store.work.unseal()
+        report = await _directory_of(store).unseal()
         text = f"{report.changed} of {report.objects} objects were unsealed"
         return _Result(
             report, text, "start the brokers without --seal, then remove the directory seals/"
@@ -191,15 +209,21 @@ async def _with_store(
     work: Callable[[_Store], Awaitable[_Result]],
 ) -> _Result:
     # Late: `--help` and a wrong option need not load the whole broker.
-    from verdictd_py import config  # noqa: PLC0415
     from verdictd_py.daemon.sealing import sealer_of  # noqa: PLC0415
 
-    names = ("data_dir", "seal")
-    flags = {key: value for key in names if (value := getattr(options, key)) is not None}
-    settings = config.load(flags, file=options.config)
+    settings, unsafe = settings_of(options)
     sealer = sealer_of(settings)
     if sealer is None:
         raise ConfigError("no key is named; add --seal file:/path, or --config FILE")
+    if settings.store is not None:
+        async with opened_objects(settings, unsafe, sealer) as shared:
+            from verdictd_py.postgres.resealing import DatabaseResealing  # noqa: PLC0415
+
+            await sealer.check()
+            database = DatabaseResealing(
+                shared, current=lambda: sealer.key.current, progress=progress
+            )
+            return await work(_Store(database, lambda: sealer.key.current))
     if not settings.data_dir.is_dir():
         raise ConfigError(f"{settings.data_dir} is not a directory; correct --data-dir")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -14,6 +15,8 @@ from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.diagnosis.finding import Finding, Result, refusal, summary, validity
 from verdictd_py.daemon.health import shortage
 from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.daemon.sealing import Sealing, sealer_of
+from verdictd_py.daemon.stores import Stores
 from verdictd_py.daemon.usecases import use_cases
 from verdictd_py.domain.events import WarningCollateral
 from verdictd_py.domain.eventtypes import Event
@@ -29,6 +32,9 @@ from verdictd_py.tees.registry import known_tees
 
 MAX_EXAMINED: Final = 100_000
 """Files of the data directory that are examined."""
+
+_LOCAL_SEALS: Final = frozenset({"file", "credential", "pkcs11"})
+"""Providers of the seal's key that need no network."""
 
 _COLLATERAL_SOON: Final = timedelta(days=7)
 """Intel's collateral is valid for 30 days."""
@@ -60,6 +66,12 @@ def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
     if not path.exists():
         yield from _absent(path, unsafe)
         return
+    owner = path.stat().st_uid
+    if os.geteuid() == 0 != owner:
+        name = _name(owner)
+        text = f"it belongs to the user {name}, and root checks it; add --user {name}"
+        yield Finding("data", str(path), Result.FAILURE, text)
+        return
 
     def problems() -> Iterator[Finding]:
         if not path.is_dir():
@@ -79,6 +91,14 @@ def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
         yield from _content(opened, path)
 
     yield from summary("data", str(path), problems(), "only this user and root change it")
+
+
+def _name(user: int) -> str:
+    """Return the name of a user; its number if it has none."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def _absent(path: Path, unsafe: Unsafe) -> Iterator[Finding]:
@@ -187,10 +207,9 @@ async def _collateral(
             text = f"{event.about}: {event.problem}; fetch it again"
             found.append(Finding("collateral", event.file, bad, text))
     if settings.collateral is not None:
-        expired = {end for _, end in service.validity if end <= now}
-        soon = [end for _, end in service.validity if end not in expired]
         remedy = "fetch it again with 'verdictd-py collateral fetch'"
-        for end in sorted({end for end in soon if end - now <= _COLLATERAL_SOON}):
+        soon = {end for _, end in service.validity if now < end <= now + _COLLATERAL_SOON}
+        for end in () if found else sorted(soon):  # what does not verify is fetched again anyway
             start = datetime.fromtimestamp(0, end.tzinfo)
             found += validity("collateral", str(settings.collateral), start, end, now, remedy)
         if not service.validity:
@@ -202,6 +221,25 @@ async def _collateral(
         if problem := await service.problem():
             found.append(Finding("collateral", source, Result.WARNING, problem))
     return list(summary("collateral", source, found, "it can be used; nothing was fetched now"))
+
+
+async def seal(settings: Settings) -> list[Finding]:
+    """Check the key that seals the stored objects; one in a network is not contacted."""
+    if settings.seal is None:
+        return []
+    scheme = settings.seal.partition(":")[0]
+    found: list[Finding] = []
+    try:
+        sealer = sealer_of(settings)
+        if sealer is not None and scheme in _LOCAL_SEALS:
+            try:
+                await sealer.check()
+            finally:
+                await sealer.close()
+    except (ConfigError, StorageError) as error:
+        found.append(Finding("seal", f"--seal {scheme}:", Result.FAILURE, str(error)))
+    text = "it can be used" if scheme in _LOCAL_SEALS else "it is valid; nothing was contacted"
+    return list(summary("seal", f"--seal {scheme}:", found, text))
 
 
 def _source(settings: Settings) -> str:
@@ -229,6 +267,10 @@ async def _policies(  # what the use cases are built from
 ) -> list[Finding]:
     collected = _Collected()
     try:
+        sealing = Sealing.of(settings, opened, collected)
+    except ConfigError:
+        sealing = None  # `seal` reports it
+    try:
         cases = use_cases(
             settings,
             unsafe,
@@ -238,6 +280,7 @@ async def _policies(  # what the use cases are built from
             root_ca_der=root_ca,
             clock=lambda: now,
             events=collected,
+            stores=None if sealing is None else Stores.on(opened, tees, collected, sealing.objects),
         )
     except ConfigError as error:
         return [Finding("policies", "", Result.FAILURE, str(error))]

@@ -32,6 +32,7 @@ def diagnose(settings: Settings | None, unsafe: Unsafe, of_host: Host) -> Iterat
     yield from addresses.ports(settings, running=bool(running(settings.data_dir)))
     yield from data.directory(settings, unsafe)
     yield from data.space(settings)
+    yield from asyncio.run(data.seal(settings))
     of_decisions = asyncio.run(data.decisions(settings, unsafe, of_host.now))
     known = {finding.message for finding in contradicting}
     yield from (finding for finding in of_decisions if finding.message not in known)

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from verdictd_py.config import Settings
 from verdictd_py.daemon.clock import Clock, utc_now
+from verdictd_py.daemon.database import SharedStore
 from verdictd_py.daemon.foundation import (
     Foundation,
     GuestListeners,
@@ -97,10 +98,12 @@ class GuestWorker:
             log, meter = tracing.events, tracing.meter(meter)
         self._changes = ForwardedChanges()
         self._share = share = WorkerShare.of(start, channel)
+        records = Records.of(settings, unsafe, log, writer=f"-worker{start.number}")
+        self._shared = shared = SharedStore.of(settings, unsafe, records.noted, worker=True)
         self._base = base = Foundation.lay(
             settings,
             unsafe,
-            Records.of(settings, unsafe, log, writer=f"-worker{start.number}"),
+            records,
             Directory.open(settings.data_dir, unsafe_writable=unsafe.unsafe_writable_files),
             tees=tees,
             connections=connections_of(settings, guests=True, operators=False),
@@ -109,6 +112,7 @@ class GuestWorker:
             elsewhere=partial(messages.fetch_collateral, channel),
             judgements=share.judgements,
             meter=meter,
+            shared=shared,
         )
         if self.metrics is not None:
             self.metrics.watch_audit(base.audit)
@@ -125,9 +129,13 @@ class GuestWorker:
         }
         if base.sealing is not None:
             checks["seal"] = base.sealing.problem
+        if shared is not None:
+            checks |= shared.checks()
         build = GuestListeners(base, _adopted(start.sockets), share.census, share.sessions)
         http = build.kbs(_identity(start, clock), checks.setdefault)
         self._closing = () if base.sealing is None else (base.sealing.sealer.close,)
+        if shared is not None:
+            self._closing = (shared.close,)
         self._listeners: tuple[Listener, ...] = (build.attested(),)
         self._files: Sequence[Reloadable] = ()
         if http is not None:
@@ -137,6 +145,8 @@ class GuestWorker:
             if self.metrics is not None and http.session_counts is not None:
                 self.metrics.watch_sessions(http.session_counts)
         self._health = Health(checks, _WithoutReadiness(base.audit))
+        if shared is not None:
+            shared.objects.flipped.append(self._health.request)
         self.supervisor = Supervisor(base.audit, on_failure=on_failure)
 
     async def start(self) -> str:
@@ -147,6 +157,8 @@ class GuestWorker:
         """
         base = self._base
         base.audit.open()
+        if self._shared is not None:
+            await self._shared.start()
         await base.deciding.prepare()
         await base.cases.prepare()
         await self._health.examine()
@@ -162,6 +174,7 @@ class GuestWorker:
             Work("appraise connected guests", base.cases.connected.keep_appraised),
             Work("count omitted events", base.audit.keep_counting),
             *(() if self.metrics is None else self.metrics.background),
+            *(() if self._shared is None else self._shared.background),
         ):
             self.supervisor.start(work)
         return base.audit.state[0]
