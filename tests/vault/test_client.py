@@ -188,6 +188,28 @@ async def test_a_server_that_never_answers_is_an_outage(tmp_path: Path) -> None:
         await client.close()
 
 
+async def test_a_server_that_answers_byte_by_byte_is_an_outage(tmp_path: Path) -> None:
+    """Each byte comes in time for the limit of a single read."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(1000):
+            writer.write(b" ")
+            await asyncio.sleep(5)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = client_at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", tmp_path)
+    request = asyncio.create_task(client.request("GET", "secret/data/x"))
+    passed = await elapse_until(request.done)
+    with pytest.raises(VaultUnavailable, match="within 10 s"):
+        await request
+    assert passed < 60
+    await client.close()
+    server.close()
+
+
 async def test_a_login_without_a_token_is_an_outage(tmp_path: Path) -> None:
     file = tmp_path / "secret-id"
     file.write_text(SECRET)

@@ -120,6 +120,7 @@ async def test_the_rights_of_the_documentation_are_enough(engine: Engine) -> Non
     [
         ("vault:", "write vault:https"),
         ("vault:http://vault.example:8200/transit/k?token-file=/t", "loopback"),
+        ("vault:ftp://host/transit/k?token-file=/t", "write vault:https"),
         ("vault:https://user:pass@host/transit/k?token-file=/t", "remove it"),
         ("vault:https://host:8200/k?token-file=/t", "a mount and the name"),
         ("vault:https://host:8200/transit/../k?token-file=/t", "path of a mount"),
