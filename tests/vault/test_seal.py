@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import secrets
 from typing import ClassVar
 
 import pytest
@@ -73,11 +74,12 @@ class TestChaCha(Transit):
 
 
 async def test_a_missing_key_is_not_created(engine: Engine) -> None:
-    kek = open_key(engine.location("transit/never-created"))
-    with pytest.raises(SealUnavailable, match="vault write -f transit/keys/never-created"):
+    name = f"never-{secrets.token_hex(6)}"
+    kek = open_key(engine.location(f"transit/{name}"))
+    with pytest.raises(SealUnavailable, match=f"vault write -f transit/keys/{name}"):
         await kek.wrap(DATA_KEY, CONTEXT)
     engine.transit_key()  # the list of no keys is no list
-    assert "never-created" not in engine.call("LIST", "transit/keys")["data"]["keys"]
+    assert name not in engine.call("LIST", "transit/keys")["data"]["keys"]
     await kek.close()
 
 
