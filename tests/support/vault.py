@@ -8,11 +8,12 @@ import json
 import secrets
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.support.clock import elapse
 from tests.support.engines import OpenBaoAddress
 
 
@@ -95,6 +96,37 @@ def encoded(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(handle: Handler, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Serve connections at a port of loopback, and close all of them at the end."""
+    running: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        try:
+            await handle(reader, writer)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+            running.discard(task)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await elapse(0)  # the client's transports close in the next cycles
+
+
 @asynccontextmanager
 async def answering(*answers: bytes | None) -> AsyncIterator[str]:
     """Serve these raw answers, one a connection, the last one for ever; None: never answer.
@@ -102,25 +134,18 @@ async def answering(*answers: bytes | None) -> AsyncIterator[str]:
     Yields the origin of the server.
     """
     left = list(answers)
-    connections: set[asyncio.StreamWriter] = set()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.add(writer)
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         answer = left[0] if len(left) == 1 else left.pop(0)
-        if answer is not None:
+        if answer is None:
+            await reader.read()
+        else:
             writer.write(answer)
             await writer.drain()
-            writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for writer in connections:
-            writer.close()
-        await server.wait_closed()
+    async with serving(handle) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def answer(body: bytes | object, *, status: str = "200 OK", headers: str = "") -> bytes:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import secrets
 import signal
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.support.clock import elapse, elapse_until, until
-from tests.support.vault import Engine, answer, answering
+from tests.support.vault import Engine, answer, answering, serving
+from tools.engines.certificates import Certificates
 from tools.engines.openbao import OpenBao
 from verdictd_py.vault.client import MAX_ANSWER_BYTES, VaultClient, VaultUnavailable
 from verdictd_py.vault.location import Location
 
 SECRET: Final = "s.AVerySecretTokenOfATest"
+_JSON: Final = "Content-Type: application/json\r\n"
 LOOKUP: Final = {"data": {"ttl": 0, "renewable": False}}
 
 
@@ -180,6 +188,25 @@ async def test_a_server_that_never_answers_is_an_outage(tmp_path: Path) -> None:
         await client.close()
 
 
+async def test_a_server_that_answers_byte_by_byte_is_an_outage(tmp_path: Path) -> None:
+    """Each byte comes in time for the limit of a single read."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(1000):
+            writer.write(b" ")
+            await asyncio.sleep(5)
+
+    async with serving(serve) as port:
+        client = client_at(f"http://127.0.0.1:{port}", tmp_path)
+        request = asyncio.create_task(client.request("GET", "secret/data/x"))
+        await elapse_until(request.done)
+        with pytest.raises(VaultUnavailable, match="within 10 s"):
+            await request
+        await client.close()
+
+
 async def test_a_login_without_a_token_is_an_outage(tmp_path: Path) -> None:
     file = tmp_path / "secret-id"
     file.write_text(SECRET)
@@ -199,4 +226,72 @@ async def test_a_file_without_a_token_is_reported(content: str, tmp_path: Path) 
         (tmp_path / "token").write_text(content)
         with pytest.raises(Exception, match="not one line with a token"):
             await client.request("GET", "secret/data/x")
+        await client.close()
+
+
+def service_account_jwt() -> str:
+    """Return a JWT as the kubelet projects it; its signature is checked by the API alone."""
+    claims = {
+        "iss": "https://kubernetes.default.svc",
+        "sub": "system:serviceaccount:confidential:verdictd",
+        "iat": 1_700_000_000,
+        "nbf": 1_700_000_000,
+        "exp": 4_000_000_000,
+        "kubernetes.io": {
+            "namespace": "confidential",
+            "serviceaccount": {"name": "verdictd", "uid": "uid-of-a-test"},
+        },
+    }
+    parts = (b'{"alg":"RS256","typ":"JWT"}', json.dumps(claims).encode(), b"signature")
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+
+
+@asynccontextmanager
+async def kubernetes_api(jwt: str, certificates: Certificates) -> AsyncIterator[str]:
+    """The TokenReview API of Kubernetes, which accepts one JWT; yields its URL."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.chain, certificates.key)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split()[0])
+        review = json.loads(await reader.readexactly(length))
+        user = {"username": "system:serviceaccount:confidential:verdictd", "uid": "uid-of-a-test"}
+        accepted = review["spec"]["token"] == jwt
+        status = {"authenticated": True, "user": user} if accepted else {"authenticated": False}
+        review["status"] = status
+        writer.write(answer(review, status="201 Created", headers=_JSON))
+        await writer.drain()
+
+    async with serving(serve, context) as port:
+        yield f"https://127.0.0.1:{port}"
+
+
+async def test_kubernetes_logs_in_with_the_jwt_of_the_pod(engine: Engine, tmp_path: Path) -> None:
+    certificates = Certificates.below(tmp_path / "tls")
+    jwt, mount = service_account_jwt(), f"k{secrets.token_hex(6)}"
+    policy = engine.policy("secret/data/mine read")
+    async with kubernetes_api(jwt, certificates) as url:
+        await asyncio.to_thread(engine.call, "POST", f"sys/auth/{mount}", {"type": "kubernetes"})
+        settings = {
+            "kubernetes_host": url,
+            "kubernetes_ca_cert": certificates.authority.read_text(),
+            "token_reviewer_jwt": jwt,
+            "disable_local_ca_jwt": True,
+        }
+        await asyncio.to_thread(engine.call, "POST", f"auth/{mount}/config", settings)
+        role = {
+            "bound_service_account_names": ["verdictd"],
+            "bound_service_account_namespaces": ["confidential"],
+            "token_policies": [policy],
+        }
+        await asyncio.to_thread(engine.call, "POST", f"auth/{mount}/role/broker", role)
+        file = engine.file("jwt", jwt)
+        client = client_of(engine, f"kubernetes-role=broker&jwt-file={file}&auth-mount={mount}")
+        assert (await client.request("GET", "secret/data/mine")).status == 404
+        await client.close()
+        engine.file("jwt", jwt + "x")
+        client = client_of(engine, f"kubernetes-role=broker&jwt-file={file}&auth-mount={mount}")
+        with pytest.raises(VaultUnavailable, match=f"denies access to auth/{mount}|refuses"):
+            await client.request("GET", "secret/data/mine")
         await client.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import secrets
 from typing import ClassVar
 
 import pytest
@@ -73,11 +74,12 @@ class TestChaCha(Transit):
 
 
 async def test_a_missing_key_is_not_created(engine: Engine) -> None:
-    kek = open_key(engine.location("transit/never-created"))
-    with pytest.raises(SealUnavailable, match="vault write -f transit/keys/never-created"):
+    name = f"never-{secrets.token_hex(6)}"
+    kek = open_key(engine.location(f"transit/{name}"))
+    with pytest.raises(SealUnavailable, match=f"vault write -f transit/keys/{name}"):
         await kek.wrap(DATA_KEY, CONTEXT)
     engine.transit_key()  # the list of no keys is no list
-    assert "never-created" not in engine.call("LIST", "transit/keys")["data"]["keys"]
+    assert name not in engine.call("LIST", "transit/keys")["data"]["keys"]
     await kek.close()
 
 
@@ -120,6 +122,7 @@ async def test_the_rights_of_the_documentation_are_enough(engine: Engine) -> Non
     [
         ("vault:", "write vault:https"),
         ("vault:http://vault.example:8200/transit/k?token-file=/t", "loopback"),
+        ("vault:ftp://host/transit/k?token-file=/t", "write vault:https"),
         ("vault:https://user:pass@host/transit/k?token-file=/t", "remove it"),
         ("vault:https://host:8200/k?token-file=/t", "a mount and the name"),
         ("vault:https://host:8200/transit/../k?token-file=/t", "path of a mount"),

@@ -17,7 +17,7 @@ from tests.support.vault import Engine, encoded
 from tools.engines.openbao import OpenBao
 from verdictd_py.config import Settings, load
 from verdictd_py.daemon.vaultsources import Sources, sources_of
-from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import (
     AlreadyExists,
@@ -153,6 +153,17 @@ async def test_other_paths_and_one_segment_are_in_the_data_directory(site: Site)
     await site.sources.resources.put(other, CONTENT)
     assert (await site.local.get(other)).content == CONTENT
     await site.sources.keys.create(KeyId.parse("team"), SecretBytes(bytes(32)))
+
+
+async def test_the_files_of_images_stay_in_the_data_directory(
+    engine: Engine, closing: AsyncExitStack
+) -> None:
+    site = Site(engine, prefix="default/", writable=True)
+    closing.push_async_callback(site.sources.close)
+    policy = LEGACY_RESOURCES["Policy"]
+    await site.sources.resources.put(policy, CONTENT)
+    assert (await site.local.get(policy)).content == CONTENT
+    assert (await site.sources.resources.get(policy)).content == CONTENT
 
 
 async def test_a_resource_of_the_data_directory_is_hidden(site: Site) -> None:

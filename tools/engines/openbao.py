@@ -21,6 +21,8 @@ CACHE: Final = Path(__file__).resolve().parents[2] / ".cache" / "openbao"
 _REQUIREMENTS: Final = Path(__file__).with_name("openbao.txt")
 _STATES: Final = {200: "active", 429: "standby", 501: "not initialized", 503: "sealed"}
 """Status of `sys/health` (OpenBao's documentation)."""
+UPGRADING: Final = 400
+"""Status of a mount of KV version 2 for a moment after it was mounted or unsealed."""
 
 
 def server_program() -> Path:
@@ -84,6 +86,7 @@ class OpenBao:
             self.call("POST", "sys/mounts/transit", {"type": "transit"})
         if "secret/" not in mounts:
             self.call("POST", "sys/mounts/secret", {"type": "kv", "options": {"version": "2"}})
+            self._server.wait(self._serves_entries)
         if "approle/" not in self.call("GET", "sys/auth"):
             self.call("POST", "sys/auth/approle", {"type": "approle"})
         return {
@@ -121,7 +124,11 @@ class OpenBao:
         if self.call("GET", "sys/seal-status")["sealed"]:
             self.call("POST", "sys/unseal", {"key": key})
         # A server that was just unsealed answers with errors until it is active.
-        self._server.wait(lambda: self.state() == "active")
+        self._server.wait(lambda: self.state() == "active" and self._serves_entries())
+
+    def _serves_entries(self) -> bool:
+        """Tell whether the mount of KV, if there is one, is no longer being upgraded."""
+        return self._request("GET", "secret/config")[0] != UPGRADING
 
     def seal(self) -> None:
         """Seal the server."""
