@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
 from pathlib import Path
+
+import pytest
 
 from verdictd_py.listeners.kbs.hostnames import host_addresses, host_names
 
@@ -31,3 +35,15 @@ def test_loopback_is_among_the_addresses_and_link_local_is_not() -> None:
     found = host_addresses()
     assert ipaddress.ip_address("127.0.0.1") in found
     assert not any(address.is_link_local for address in found)
+
+
+def test_a_sandbox_without_internet_sockets_hides_the_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The certificate of an air-gapped broker, whose sockets systemd holds, lacks them."""
+
+    def refused(*_: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(socket, "socket", refused)
+    assert all(address.version == 6 for address in host_addresses())

@@ -193,10 +193,10 @@ class TestOptions:
         }
         rendered = render(values, tmp_path)
         paths = {one["name"]: one["mountPath"] for one in rendered.container["volumeMounts"]}
-        assert paths["keys-0"] == "/opt/verdictd/keys/team/signing"
-        assert paths["resources-0"] == "/opt/verdictd/resources/default/team"
+        assert paths["keys-0"] == "/opt/verdictd/data/keys/team/signing"
+        assert paths["resources-0"] == "/opt/verdictd/data/resources/default/team"
         (first,) = rendered.broker["initContainers"]
-        assert "/opt/verdictd/keys/team" in first["args"]
+        assert "/opt/verdictd/data/keys/team" in first["args"]
         assert violations(rendered.broker) == []
 
     def test_settings_from_secrets(self, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 from tools.systemd.cases import CASES, judge, prepare, unless
 from tools.systemd.machine import Machine
 from tools.systemd.tree import MIRROR, Tree, build_wheel
+from tools.systemd.variants import VARIANTS
 from tools.torture.scenario import FAILED, Row
 
 SUITES: Final = ("bookworm", "trixie")
@@ -119,7 +120,7 @@ def _run(tree: Tree, mirror: str, wheel: Path, log: Path) -> Iterator[Row]:
         system = machine.run("systemctl", "--version").stdout.splitlines()[0]
         yield judge("boot", system)
         prepare(machine)
-        for case in CASES:
+        for case in (*CASES, *VARIANTS):
             yield from case(machine)
 
 

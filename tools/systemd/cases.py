@@ -24,8 +24,9 @@ _LOOPBACK: Final = "127.0.0.1:60000"
 _MAX_STOP: Final = 8.0
 _NOTIFY_RELOAD: Final = 253
 _UNITS: Final = ("verdictd-py.service", "verdictd-py.socket", "verdictd-py-kbs.socket")
+_TEMPLATE: Final = "verdictd-py@.service"
 _DATA: Final = "--config /etc/verdictd-py/config.toml --data-dir ${STATE_DIRECTORY}"
-_TRUST: Final = (
+TRUST: Final = (
     "--unsafe-tdx-root-ca /etc/verdictd-py/root-ca.pem "
     "--collateral /etc/verdictd-py/collateral.json"
 )
@@ -35,7 +36,7 @@ _NO_UNIX: Final = "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK"
 
 def command_line(client_api: str = CLIENT_API, more: str = "") -> tuple[str, str]:
     """Return the directives of a broker that trusts the simulated platform of the guests."""
-    command = f"/usr/bin/verdictd-py {_DATA} --client-api {client_api} {_TRUST} {more}"
+    command = f"/usr/bin/verdictd-py {_DATA} --client-api {client_api} {TRUST} {more}"
     return "ExecStart=", f"ExecStart={command.rstrip()}"
 
 
@@ -88,10 +89,10 @@ def unless(condition: object, problem: str) -> str:
 
 def verify(machine: Machine) -> Iterator[Row]:
     """Verify the units, and compute their exposure."""
-    units = [f"/etc/systemd/system/{name}" for name in _UNITS]
+    units = [f"/etc/systemd/system/{name}" for name in (*_UNITS, _TEMPLATE)]
     result = machine.run("systemd-analyze", "verify", "--man=no", *units)
     finding = (result.stdout + result.stderr).strip()
-    yield judge("`systemd-analyze verify` of the three units", "no finding", finding)
+    yield judge("`systemd-analyze verify` of the four units", "no finding", finding)
     security = ("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=11")
     result = machine.run(*security, units[0])
     level = re.search(r"Overall exposure level.*: ([0-9.]+)", result.stdout)

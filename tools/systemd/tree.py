@@ -79,8 +79,13 @@ class Tree:
         """
         if not self._has("usr/bin/systemd-analyze"):
             self._inside("apt-get", "install", "--yes", "--no-install-recommends", *SYSTEMD)
-        for unit in (CHECKOUT / "verdictd_py/deploy").iterdir():
+        deploy = CHECKOUT / "verdictd_py/deploy"
+        for unit in (*deploy.glob("*.service"), *deploy.glob("*.socket"), *deploy.glob("*.conf")):
             shutil.copy(unit, self.root / "etc/systemd/system")
+        for kind in ("sysusers", "tmpfiles"):
+            directory = self.root / f"usr/lib/{kind}.d"
+            directory.mkdir(parents=True, exist_ok=True)
+            shutil.copy(deploy / f"verdictd-py.{kind}", directory / "verdictd-py.conf")
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the tree, without systemd; its processes end with it."""

@@ -53,11 +53,11 @@ def host_names(addresses: tuple[IpAddress, ...], hosts: Path = Path("/etc/hosts"
 def _ipv4_addresses() -> list[IpAddress]:
     buffer = array.array("B", bytes(_IFREQ_BYTES * _MAX_IFREQS))
     where, size = buffer.buffer_info()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
             answer = fcntl.ioctl(any_socket, _SIOCGIFCONF, struct.pack("iP", size, where))
-        except OSError:  # a sandbox may forbid it; the certificate then lacks these addresses
-            return []
+    except OSError:  # a sandbox may forbid either; the certificate then lacks these addresses
+        return []
     used = min(struct.unpack_from("i", answer)[0], size)
     entries = range(0, used, _IFREQ_BYTES)
     return [ipaddress.IPv4Address(bytes(buffer[at + 20 : at + 24])) for at in entries]

@@ -47,7 +47,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $set := dict
   "listen" (printf "0.0.0.0:%d" (int .Values.guests.port))
   "status" (printf "0.0.0.0:%d" (int .Values.statusPort))
-  "data_dir" "/opt/verdictd"
+  "data_dir" "/opt/verdictd/data"
   "reload_on_change" true -}}
 {{- if .Values.http.enabled -}}
 {{- $_ := set $set "kbs_http" (printf "0.0.0.0:%d" (int .Values.http.port)) -}}
@@ -134,7 +134,7 @@ capabilities:
 {{- range $kind := list "keys" "resources" }}
 {{- range $number, $entry := get $.Values $kind }}
 - name: {{ $kind }}-{{ $number }}
-  mountPath: /opt/verdictd/{{ $kind }}/{{ $entry.path }}
+  mountPath: /opt/verdictd/data/{{ $kind }}/{{ $entry.path }}
   readOnly: true
 {{- end }}
 {{- end }}
@@ -143,9 +143,12 @@ capabilities:
 {{/* Directories that must exist before: the runtime would make them for root. */}}
 {{- define "verdictd-py.dataDirectories" -}}
 {{- $found := list -}}
+{{- if or .Values.keys .Values.resources -}}
+{{- $found = append $found "/opt/verdictd/data" -}}
+{{- end -}}
 {{- range $kind := list "keys" "resources" -}}
 {{- range get $.Values $kind -}}
-{{- $path := printf "/opt/verdictd/%s" $kind -}}
+{{- $path := printf "/opt/verdictd/data/%s" $kind -}}
 {{- $found = append $found $path -}}
 {{- range splitList "/" .path -}}
 {{- $path = printf "%s/%s" $path . -}}
