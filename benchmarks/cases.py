@@ -14,6 +14,7 @@ from typing import Final
 
 from benchmarks.bench import Bench, NotAvailable, address_of
 from benchmarks.loads import boot_storm, held_connection, two_workers
+from benchmarks.observed import everything_on, scrape_in_flood
 from benchmarks.processes import BenchmarkFailed, Daemon
 from benchmarks.rounds import ROUNDS, Measurement, Result, Sample, alternate, cost
 
@@ -316,6 +317,14 @@ CASES: Final = (
         "the same operation with 10 keys and 10 lines",
         many_keys,
     ),
+    Case(
+        "session with all observability on against off",
+        "ms",
+        1.05,
+        "session without metrics, console, signatures and sinks, with errors only in the log",
+        everything_on,
+    ),
+    Case("slowest scrape of metrics during a flood", "ms", 100.0, "", scrape_in_flood),
     Case("start to listening", "ms", 2.0, f"`{BARE_IMPORT}`", start_to_listening),
     Case(
         "boot storm: 5,000 guests at once, with 2 workers",

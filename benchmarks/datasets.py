@@ -118,8 +118,9 @@ def audit_lines(number: int) -> Iterator[bytes]:
             f'"event":"secret.released","fields":{fields},"number":{each},'
             f'"previous":"{previous}","time":"2026-01-01T00:00:00+00:00"}}'
         )
-        previous = hashlib.sha256(f"{{{body}".encode()).hexdigest()
-        yield f'{{"digest":"{previous}",{body}\n'.encode()
+        connection = f'{{"connection":"{each:016x}",'
+        previous = hashlib.sha256(f"{connection}{body}".encode()).hexdigest()
+        yield f'{connection}"digest":"{previous}",{body}\n'.encode()
 
 
 def _reference(values: int) -> str:

@@ -218,7 +218,7 @@ class Daemon(Process):
     Attributes:
         start_cpu: CPU seconds until it was ready.
         start_wall: the same in wall time.
-        addresses: `listen`, `client_api` and `kbs_http`.
+        addresses: `listen`, `client_api` and `kbs_http`; empty if the options limit the log.
     """
 
     def __init__(self, directory: Path, name: str, options: Sequence[str]) -> None:
@@ -244,7 +244,7 @@ class Daemon(Process):
                 raise
             finally:
                 notify.unlink()
-        self.addresses = self._addresses()
+        self.addresses = {} if "--log-level" in options else self._addresses()
 
     def _await_ready(self, listening: socket.socket, begun: float) -> None:
         while time.monotonic() - begun < READY_SECONDS:

@@ -20,6 +20,7 @@ from tests.support.kbs import running_kbs
 from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 
+pytest_plugins = ["tests.support.engines"]
 load_profile()
 
 

@@ -12,7 +12,7 @@ from argparse import Action
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tools import contents
 from verdictd_py.cli import commandlines, daemon, exitstatus, programs
@@ -194,7 +194,16 @@ def metrics() -> Iterator[str]:
         name = f"{family.name}_total" if family.kind is families.Kind.COUNTER else family.name
         yield _row(f"`{name}`", family.kind, "; ".join(map(_axis, family.axes)), family.help)
     health = Health({}, LogEvents(len))
-    sources = Sources(datetime.now(UTC), health, dict, dict, lambda: (0, 0), tuple, dict, 0)
+    nothing: dict[str, Any] = {"connections": dict, "limits": dict, "certificates": dict}
+    sources = Sources(
+        started_at=datetime.now(UTC),
+        health=health,
+        workers=lambda: (0, 0),
+        collateral=tuple,
+        client_ca=lambda: None,
+        unsafe=0,
+        **nothing,
+    )
     for reading in (*sources.readings(), *Documents(frozenset()).readings()):
         labels = ", ".join(f"`{label}`" for label in reading.labels)
         yield _row(f"`{reading.name}`", families.Kind.GAUGE, labels, reading.help)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import tomllib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,15 +27,18 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from verdictd_py.domain import addresses
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.encoding import JsonValue
+from verdictd_py.engineurls import EngineUrl, is_database, is_engine_url
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
 from verdictd_py.protocols.keyprovider.parameter import parse as parse_parameter
+from verdictd_py.vault.settings import ResourceBackend, require_different
 
 ENVIRONMENT_PREFIX: Final = "VERDICTD_"
 GUEST_PREFIX: Final = "VERDICTD_PY_GUEST_"
@@ -48,6 +53,12 @@ MAX_WORKERS: Final = 128
 # No other installed package may change how settings are read, and pydantic would look for such
 # plug-ins in all of them, which takes milliseconds of the start.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+CREDENTIAL: Final = "credential:"
+"""Beginning of a path that stands for a credential of systemd."""
+
+CREDENTIALS: Final = Path("/run/credentials/verdictd-py.service")
+"""Where systemd puts the credentials of the unit, for commands outside of it (systemd.exec(5))."""
 
 Address = addresses.Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -67,6 +78,7 @@ class Unsafe:
     insecure_sample_data_dir: bool = False
     unsafe_tdx_root_ca: Path | None = None
     unsafe_writable_files: bool = False
+    unsafe_store_tls: bool = False
 
     @property
     def root_ca(self) -> Path | None:
@@ -124,13 +136,17 @@ class Settings(BaseModel):
     kbs_tls_key: Path | None = None
     kbs_admins: Path | None = None
     kbs_token_key: Path | None = None
-    kbs_sessions: Path | None = None
+    kbs_token_key_days: Annotated[float, Field(gt=0, le=3650)] = 30
+    kbs_sessions: str | None = None
     verifier: tuple[str, ...] = ()
     attester: Literal["nullattester", "tdx"] = "nullattester"
     mutual: bool = True
     tls: Literal["openssl", ""] = "openssl"
     crypto: Literal["openssl", ""] = "openssl"
     data_dir: Path = DEFAULT_DATA_DIR
+    seal: str | None = None
+    seal_strict: bool = False
+    seal_cache_seconds: Seconds | None = None
     collateral: Path | None = None
     collateral_url: tuple[str, ...] = (INTEL_PCS,)
     collateral_ca: Path | None = None
@@ -139,6 +155,8 @@ class Settings(BaseModel):
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
     collateral_grace: Annotated[float, Field(ge=0, le=MAX_GRACE_DAYS)] = 0
+    store: str | None = None
+    store_password_file: Path | None = None
     refuse_endorsements: bool = False
     min_tcb_evaluation: Annotated[int, Field(ge=0)] = 0
     keyprovider_name: str | None = None
@@ -146,6 +164,7 @@ class Settings(BaseModel):
     require_reference_values: bool = False
     allow_rtmr3_mismatch: bool = False
     tee: dict[str, dict[str, Any]] = {}
+    resource_backend: tuple[ResourceBackend, ...] = ()
     default_wrap_key: str | None = None
     wrap_key_prefix: str | None = None
     max_new_keys_per_minute: Annotated[int, Field(ge=1)] = 60
@@ -172,6 +191,7 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     status: str | None = None
+    traces: str | None = None
     reload_on_change: bool = False
     workers: int | Literal["auto"] = 1
 
@@ -189,6 +209,7 @@ class Settings(BaseModel):
         return int(text)
 
     @field_validator(
+        "store_password_file",
         *("data_dir", "collateral", "collateral_ca", "collateral_api_key_file"),
         *("client_api_cert", "client_api_key", "client_api_ca", "client_api_roles"),
         *("kbs_tls_cert", "kbs_tls_key", "kbs_admins", "kbs_token_key", "kbs_sessions"),
@@ -199,6 +220,8 @@ class Settings(BaseModel):
     def _refuse_empty_path(cls, value: object) -> object:
         if value == "":  # pathlib reads it as the working directory
             raise ValueError("it is empty: write a path, or remove it")
+        if isinstance(value, str) and value.startswith(CREDENTIAL):
+            return credential(value.removeprefix(CREDENTIAL))
         return value
 
     @field_validator(*("verifier", "collateral_url", "collateral_pin", "audit_sink"), mode="before")
@@ -228,8 +251,9 @@ class Settings(BaseModel):
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
             if not _is_http_url(url):
+                shown = re.sub(r"(?<=://)[^/?#]*@", "", url)  # user and password
                 raise ValueError(
-                    f"{url!r} is not a URL: write https://host:port, or an empty value for none"
+                    f"{shown!r} is not a URL: write https://host:port, or an empty value for none"
                 )
         return value
 
@@ -245,6 +269,20 @@ class Settings(BaseModel):
                 )
         return pins
 
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        if not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("it is not a URL: write postgresql://USER@HOST/DATABASE")
+        if urlsplit(value).password is not None:
+            raise ValueError(
+                "it has a password, which other users could read: remove it, and use "
+                "store_password_file or ~/.pgpass"
+            )
+        return value
+
     @field_validator("listen", "kbs_http", "status", "console")
     @classmethod
     def _check_listen(cls, value: str | None) -> str | None:
@@ -259,12 +297,30 @@ class Settings(BaseModel):
             Address.parse(value, unix_allowed=True)
         return value
 
+    @field_validator("traces")
+    @classmethod
+    def _check_traces(cls, value: str | None) -> str | None:
+        if value is not None and not _is_origin(value):
+            raise ValueError(
+                "it is not the address of a collector: write http://HOST:PORT or "
+                "https://HOST:PORT, usually with port 4317"
+            )
+        return value
+
     @field_validator("default_wrap_key")
     @classmethod
     def _check_default_key(cls, value: str | None) -> str | None:
         if value is not None:
             parse_default_key(value)
         return value
+
+    @field_validator("kbs_sessions", mode="before")
+    @classmethod
+    def _check_sessions(cls, value: object) -> object:
+        text = str(value) if isinstance(value, Path) else value
+        if isinstance(text, str) and is_engine_url(text) and not is_database(text):
+            EngineUrl.parse(text)
+        return text
 
     @field_validator("wrap_key_prefix")
     @classmethod
@@ -278,6 +334,11 @@ class Settings(BaseModel):
                     "of it, such as images/ or images/keys/"
                 ) from None
         return value
+
+    @field_validator("resource_backend")
+    @classmethod
+    def _check_backends(cls, value: tuple[ResourceBackend, ...]) -> tuple[ResourceBackend, ...]:
+        return require_different(value)
 
     @field_validator("mutual")
     @classmethod
@@ -343,12 +404,54 @@ class Settings(BaseModel):
         return None if self.wrap_key_prefix is None else _segments(self.wrap_key_prefix)
 
     @property
+    def kbs_sessions_url(self) -> EngineUrl | None:
+        """Valkey server that stores the sessions; None if something else does."""
+        text = self.kbs_sessions
+        if text is None or not is_engine_url(text) or is_database(text):
+            return None
+        return EngineUrl.parse(text)
+
+    @property
+    def kbs_sessions_database(self) -> str | None:
+        """URL of the PostgreSQL database that stores the sessions; None if something else does."""
+        text = self.kbs_sessions
+        return text if text is not None and is_database(text) else None
+
+    @property
+    def kbs_sessions_file(self) -> Path | None:
+        """File that stores the sessions; None if an engine or the memory does."""
+        text = self.kbs_sessions
+        return None if text is None or is_engine_url(text) else Path(text)
+
+    @property
     def status_address(self) -> Address | None:
         return None if self.status is None else Address.parse(self.status)
 
     @property
     def kbs_http_address(self) -> Address | None:
         return None if self.kbs_http is None else Address.parse(self.kbs_http)
+
+
+def credential(name: str) -> Path:
+    """Return the file of a credential of systemd (`LoadCredential=NAME:FILE`).
+
+    Raises:
+        ValueError: it is not a name; the message has the remedy.
+    """
+    if not name or "/" in name or name in (".", ".."):
+        raise ValueError(f"{name!r} is not the name of a credential: write credential:NAME")
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return (Path(directory) if Path(directory).is_absolute() else CREDENTIALS) / name
+
+
+def _is_origin(url: str) -> bool:
+    """Return whether a URL has a scheme of HTTP, a host and a port, and nothing else."""
+    try:
+        parts = urlsplit(url)
+        is_complete = parts.scheme in ("http", "https") and parts.hostname and parts.port
+    except ValueError:  # of the port
+        return False
+    return bool(is_complete) and url == f"{parts.scheme}://{parts.netloc}" and "@" not in url
 
 
 def parse_default_key(text: str) -> ExistingKey | KbsKey:
@@ -414,7 +517,7 @@ def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
     if file is None and (named := os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")):
         file = Path(named)
     table = {} if file is None else _read_toml(file)
-    environment = _read_environment()
+    environment = environment_values()
     values = {**table, **environment, **flags}
     try:
         settings = Settings(**values)
@@ -424,15 +527,16 @@ def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
     return settings
 
 
-def _read_environment() -> dict[str, Any]:
+def environment_values() -> dict[str, Any]:
     """Return the settings of the environment, whose names may have any case; tables are JSON."""
     variables = {name.upper(): value for name, value in os.environ.items()}
     values: dict[str, Any] = {}
     for name in Settings.model_fields:
         if (text := variables.get(ENVIRONMENT_PREFIX + name.upper())) is not None:
             values[name] = text
-    with suppress(KeyError, ValueError):  # what is no JSON is no table: the model refuses it
-        values["tee"] = json.loads(values["tee"])
+    for name in ("tee", "resource_backend"):
+        with suppress(KeyError, ValueError):  # what is no JSON is no table: the model refuses it
+            values[name] = json.loads(values[name])
     return values
 
 
@@ -449,12 +553,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
             f"the configuration {file} is not valid TOML: {error}; fix that line"
         ) from None
     for key in table:
-        if key.startswith(("insecure_", "unsafe_")):
-            flag = "--" + key.replace("_", "-")
-            raise ConfigError(
-                f"{key} in {file}: unsafe options are accepted on the command line only; "
-                f"remove it from the file, and start with {flag} if you need it"
-            )
+        if is_unsafe(key):
+            raise ConfigError(unsafe_in_file(key, f"{key} in {file}"))
     return table
 
 
@@ -489,13 +589,45 @@ def _one_line(
         where = ENVIRONMENT_PREFIX + key.upper()
     else:
         where = f"{key} in {file}"
-    if first["type"] == "extra_forbidden":
-        known = [name.replace("_", "-") if key in flags else name for name in Settings.model_fields]
+    return describe(first, where, values, dashed=key in flags)
+
+
+def describe(
+    fault: ErrorDetails, where: str, values: Mapping[str, Any], *, dashed: bool = False
+) -> str:
+    """Describe a setting that the model refuses: where it is, the cause, and a remedy if known.
+
+    Args:
+        where: the name of the setting in its source.
+        values: all values that the model received, by field name.
+        dashed: whether near misses are written as on the command line.
+    """
+    key = str(fault["loc"][0]) if fault["loc"] else "settings"
+    if fault["type"] == "extra_forbidden":
+        known = [name.replace("_", "-") if dashed else name for name in Settings.model_fields]
         hint = did_you_mean(key, known) or " (see verdictd-py --help)"
         return f"{where} is not a setting: remove it, or correct its name{hint}"
-    if first["type"] == "literal_error":
+    if fault["type"] == "literal_error":
         choices = [str(one) for one in get_args(Settings.model_fields[key].annotation) if one]
         value = str(values[key])
         hint = did_you_mean(value, choices)
         return f"{where}: {value!r} is not one of {', '.join(choices)}{hint}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def is_unsafe(key: str) -> bool:
+    """Return whether a key of a file is an unsafe option, which no file may enable."""
+    return key.startswith(("insecure_", "unsafe_"))
+
+
+def unsafe_in_file(key: str, where: str) -> str:
+    """Describe an unsafe option in a file, with the remedy.
+
+    Args:
+        where: the key and its file.
+    """
+    flag = "--" + key.replace("_", "-")
+    return (
+        f"{where}: unsafe options are accepted on the command line only; "
+        f"remove it from the file, and start with {flag} if you need it"
+    )

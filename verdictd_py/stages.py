@@ -8,7 +8,9 @@ connection, such as the repeated appraisal of connected guests.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from time import monotonic_ns
 from types import TracebackType
@@ -41,12 +43,41 @@ class Meter(Protocol):
     """What listeners report to the metrics, in addition to events."""
 
     def connected(self, listener: str) -> None:
-        """Count an accepted connection, or a call of gRPC."""
+        """Count an accepted connection."""
         ...
 
-    def observer(self, listener: str, connection: str) -> Callable[[str, int], None]:
-        """Return what receives the stages of one connection, in nanoseconds."""
+    def called(self, listener: str, status: str) -> None:
+        """Count a finished call of gRPC, by the name of its status."""
         ...
+
+    def observer(self, listener: str, connection: str) -> Callable[[str, int, int], None]:
+        """Return what receives the stages of one connection (`Correlation.observe`)."""
+        ...
+
+
+class Trace(ABC):
+    """Observer of the stages of a connection that traces each of its requests."""
+
+    @abstractmethod
+    def __call__(self, stage: str, nanoseconds: int, total: int, /) -> None:
+        """Note a stage that ends now (`Correlation.observe`)."""
+
+    @abstractmethod
+    def note(self, event: object) -> None:
+        """Note an event of the connection."""
+
+    @abstractmethod
+    def end(self, operation: str = "", status: str = "") -> None:
+        """End the request whose stages and events were noted since the last call, if any.
+
+        Args:
+            operation: name of the request, unless an event has it.
+            status: status of gRPC.
+        """
+
+    @abstractmethod
+    def of_call(self) -> Trace:
+        """Return the trace of one call, of several at the same time on the connection."""
 
 
 def begin(listener: str, meter: Meter | None) -> Correlation:
@@ -64,6 +95,25 @@ def begin(listener: str, meter: Meter | None) -> Correlation:
     begun = Correlation(connection, listener, observe)
     correlation.enter(begun)
     return begun
+
+
+def ended(operation: str = "", status: str = "") -> None:
+    """Note that the request of the current task, or its connection, has ended (`Trace.end`)."""
+    end(correlation.current(), operation, status)
+
+
+def end(of: Correlation, operation: str = "", status: str = "") -> None:
+    """Do as `ended`, for the connection or the call with this correlation."""
+    if isinstance(of.observe, Trace):
+        of.observe.end(operation, status)
+
+
+def of_call(connection: Correlation) -> Correlation:
+    """Return the correlation of one call, of several at the same time on a connection."""
+    observe = connection.observe
+    return replace(
+        connection, nested=0, observe=observe.of_call() if isinstance(observe, Trace) else observe
+    )
 
 
 class measured:  # noqa: N801  # used as a function
@@ -93,5 +143,5 @@ class measured:  # noqa: N801  # used as a function
         now = self._correlation
         if now.observe is not None:
             took = monotonic_ns() - self._began
-            now.observe(self._stage, max(took - now.nested, 0))
+            now.observe(self._stage, max(took - now.nested, 0), took)
             now.nested = self._outer + took

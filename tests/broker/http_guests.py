@@ -40,7 +40,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, StorageError
 from verdictd_py.ports import NO_QUERY, Failures, Kind, SessionStore
 from verdictd_py.protocols.rcar import jwe, messages
-from verdictd_py.protocols.rcar.tokens import Tokens
+from verdictd_py.protocols.rcar.tokenring import TokenRing
 from verdictd_py.storage.sessions import MemorySessionStore
 
 PATH = ResourcePath.parse("repo/type/tag")
@@ -170,7 +170,7 @@ class Broker:
             appraiser=appraiser,
             releaser=releaser,
             sessions=self.sessions,
-            tokens=Tokens(TOKEN_KEY),
+            ring=TokenRing.of(TOKEN_KEY),
             clock=lambda: self.now,
         )
         self.use_cases = Guests(self.handshakes)

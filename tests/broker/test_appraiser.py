@@ -27,7 +27,8 @@ from tests.support.memory import (
 from tests.support.tees import TEES
 from verdictd_py import errors
 from verdictd_py.broker.appraiser import Appraiser
-from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import GuestAccepted, GuestNotJudged, GuestRefused

@@ -15,7 +15,7 @@ from tests.broker.support import OPERATOR, A, B, HeldTester, Place, stored_sets
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
 from verdictd_py.broker.changes import FALLBACK_POLICY, MAX_ATTEMPTS
-from verdictd_py.broker.history import Judgement
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.referencesets import MAX_SETS, ReferenceSet
 from verdictd_py.domain.appraisal import Appraisal

@@ -17,7 +17,8 @@ from tests.support.memory import (
 from tests.support.tees import TEES
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.explanation import Explainer, explain_appraisal
-from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.evidence import VerifiedEvidence

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
-from verdictd_py.broker.history import MAX_EARLIER, History, Judgement, Verdict
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import MAX_EARLIER, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.evidence import VerifiedEvidence

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
-from verdictd_py.broker.history import Judgement
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.broker.pinning import PinChange, add_values, compute_changes
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import Appraisal

@@ -17,7 +17,8 @@ from tests.support.tees import TEES
 from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
-from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller

@@ -11,7 +11,7 @@ import pytest
 from tests.broker.support import OPERATOR, A, B, Place, stored_sets
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
-from verdictd_py.broker.history import Judgement
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.broker.pinning import PinChange
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.events import PolicySet, ReferencePinned

@@ -11,7 +11,7 @@ import pytest
 from tests.broker.support import OPERATOR, A, B, Place, stored_sets
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
-from verdictd_py.broker.history import Judgement
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.domain.appraisal import Appraisal

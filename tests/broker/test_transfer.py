@@ -13,9 +13,14 @@ from tests.broker.test_history import OPERATOR, RTMR1, appraisal, judged, policy
 from tests.support.clock import elapse, elapse_until
 from tests.support.memory import NOW
 from verdictd_py.broker import transfer
-from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement, Verdict
 from verdictd_py.broker.standing import GuestStatus, Standing
 from verdictd_py.broker.transfer import BATCH, Inbox, Outbox
+from verdictd_py.broker.uses import Use
+from verdictd_py.domain.appraisal import DecidedBy
+from verdictd_py.domain.tcb import TcbComparison, TcbComponent
+from verdictd_py.domain.trust import UNTRUSTED
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Overloaded, QuoteInvalid, Reason, ReasonKind, RequestError
 
@@ -43,6 +48,12 @@ JUDGEMENT = Judgement(
     earlier=("a", "b"),
     quote=b"quote",
     event_log=b"log",
+    decided_by=DecidedBy("aa", "bb"),
+    collateral="cc",
+    trust={"hardware": 2},
+    tcb=TcbComparison(
+        "OutOfDate", "2024", "UpToDate", "2025", (TcbComponent("PCE", 1, None, 3, elsewhere=True),)
+    ),
 )
 STATUS = GuestStatus(
     id="id",
@@ -91,10 +102,14 @@ def test_every_field_of_a_status_is_transferred() -> None:
 @pytest.mark.parametrize("value", [3.5, [1], {"a": 1}])
 def test_a_judgement_of_another_form_is_refused(name: str, value: JsonValue) -> None:
     as_json = transfer.judgement_as_json(JUDGEMENT)
-    if name != "claims" or not isinstance(value, dict):
+    if name not in ("claims", "trust") or value != {"a": 1}:
         with pytest.raises(RequestError, match="message of another process"):
             transfer.judgement_from_json({**as_json, name: value})
     del as_json[name]
+    if name in ("decided_by", "collateral", "tcb", "trust"):  # an earlier version stored none
+        without = getattr(transfer.judgement_from_json(as_json), name)
+        assert without == (UNTRUSTED if name == "trust" else ("" if name == "collateral" else None))
+        return
     with pytest.raises(RequestError, match="message of another process"):
         transfer.judgement_from_json(as_json)
 
@@ -164,6 +179,33 @@ async def test_a_failure_loses_no_judgement_and_doubles_none(fails: int) -> None
     await elapse(1)
     assert history.counts(OPERATOR)[Verdict.ACCEPTED] == BATCH
     delivering.cancel()
+
+
+@pytest.mark.parametrize("fails", [0, 2, 7])
+async def test_releases_of_a_worker_are_counted_once(fails: int) -> None:
+    history, outbox = History(), Outbox()
+    way = Way(history, fails=fails)
+    outbox.note_release(["keys/a", "b/c/d"], NOW)
+    outbox.note_release(["keys/a"], NOW + timedelta(seconds=1))
+    delivering = asyncio.create_task(outbox.deliver(way.send))
+    await elapse_until(lambda: history.uses.of("keys/a") is not None)
+    await elapse(60)
+    assert history.uses.of("keys/a") == Use(2, NOW + timedelta(seconds=1))
+    assert history.uses.of("b/c/d") == Use(1, NOW)
+    delivering.cancel()
+
+
+@pytest.mark.parametrize("value", [1, [1], [0, NOW.isoformat()], [1, "now"], ["1", ""]])
+def test_releases_of_another_form_are_refused(value: JsonValue) -> None:
+    body: JsonValue = {
+        "outbox": "a",
+        "batch": 1,
+        "omitted": {},
+        "judgements": [],
+        "uses": {"keys/a": value},
+    }
+    with pytest.raises(RequestError):
+        Inbox(History()).receive(1, body)
 
 
 async def test_a_message_whose_answer_is_lost_is_stored_once() -> None:

@@ -156,6 +156,20 @@ async def test_where_proc_is_missing_the_connection_is_found(
     del reader
 
 
+def test_a_descriptor_that_only_names_a_socket_is_ignored(tmp_path: Path) -> None:
+    """Such as that of the broker itself, in a test or in a program that contains both."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        named = os.open(tmp_path / "socket", os.O_PATH)
+        try:
+            opened = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # an iterator has one itself
+            assert list(servers._connections(1)) == []
+            assert len(os.listdir("/proc/self/fd")) == opened  # noqa: PTH208  # as above
+            assert listening.getsockname() == str(tmp_path / "socket")
+        finally:
+            os.close(named)
+
+
 async def test_the_second_address_is_tried_if_the_first_does_not_answer(
     broker: RunningBroker,
 ) -> None:

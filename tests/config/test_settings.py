@@ -75,6 +75,24 @@ class TestMistakes:
                 with pytest.raises(ConfigError, match="it is empty"):
                     config.load({name: ""}, file=None)
 
+    @pytest.mark.parametrize("key", ["kbs_token_key", "audit_key", "client_api_roles"])
+    def test_a_credential_of_systemd(
+        self, key: str, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file.write_text(f'{key} = "credential:some.key"\n')
+        monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+        outside = Path("/run/credentials/verdictd-py.service/some.key")
+        assert getattr(config.load({}, file=file), key) == outside
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/other.service")
+        inside = Path("/run/credentials/other.service/some.key")
+        assert getattr(config.load({}, file=file), key) == inside
+        assert getattr(config.load({key: "credential:some.key"}, file=None), key) == inside
+
+    @pytest.mark.parametrize("name", ["", "..", "a/b", "/etc/shadow"])
+    def test_a_credential_is_a_name(self, name: str) -> None:
+        with pytest.raises(ConfigError, match=r"is not the name of a credential"):
+            config.load({"audit_key": f"credential:{name}"}, file=None)
+
     @pytest.mark.parametrize("pins", ["", " ", f",{'a' * 64}", f"{'a' * 64},"])
     def test_an_empty_pin_is_neither_ignored_nor_skipped(self, pins: str) -> None:
         """Otherwise nothing would be pinned, or the next pin would be that of another URL."""
@@ -183,6 +201,6 @@ def test_every_setting_has_an_option_and_every_option_a_setting() -> None:
         for action in daemon.build_parser()._actions
         if action.dest not in {"help", "version", "config"}
     }
-    tables = {"tee"}  # of the configuration file alone
+    tables = {"tee", "resource_backend"}  # of the configuration file alone
     settings = set(config.Settings.model_fields) - tables
     assert options == settings | set(config.UNSAFE_NAMES)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from verdictd_py.ports import SessionStore
-from verdictd_py.storage.sessions import SessionLimits
+from verdictd_py.ports.sessions import SessionLimits
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 END = NOW + timedelta(minutes=5)

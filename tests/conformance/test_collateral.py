@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 import pytest
 
 from verdictd_py.ports import CollateralStore
+from verdictd_py.postgres.objects import Objects
+from verdictd_py.postgres.stores import PostgresCollateralStore
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.memory import MemoryCollateralStore
 from verdictd_py.storage.stores import DirectoryCollateralStore
@@ -77,3 +79,9 @@ class TestMemory(CollateralStoreSuite):
     @pytest.fixture
     def collateral(self) -> CollateralStore:
         return MemoryCollateralStore()
+
+
+class TestPostgres(CollateralStoreSuite):
+    @pytest.fixture
+    def collateral(self, objects: Objects) -> CollateralStore:
+        return PostgresCollateralStore(objects)

@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 
 import pytest
 
+from tests.support.postgres import documents_of
 from tests.support.stores import document_store
 from tests.support.tees import TEES
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import Conflict, NotFound
 from verdictd_py.ports import ABSENT, ANY, Document, DocumentStore
+from verdictd_py.postgres.objects import Objects
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.memory import MemoryDocumentStore
 
@@ -104,6 +106,7 @@ class DocumentStoreSuite(ABC):
 
         changing = asyncio.create_task(change())
         while not done.is_set():
+            await asyncio.sleep(0)  # a store may answer without letting others run
             found = await documents.snapshot((MINE, OTHER))
             assert 0 <= int(found[MINE].text) - int(found[OTHER].text) <= 1
         await changing
@@ -140,3 +143,9 @@ class TestMemory(DocumentStoreSuite):
     @pytest.fixture
     def documents(self) -> DocumentStore:
         return MemoryDocumentStore(TEES)
+
+
+class TestPostgres(DocumentStoreSuite):
+    @pytest.fixture
+    def documents(self, objects: Objects) -> DocumentStore:
+        return documents_of(objects)

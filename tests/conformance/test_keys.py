@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import pytest
 
+from tests.support.postgres import resources_of
+from tests.support.sealed import sealed_objects
 from tests.support.stores import resource_store
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
 from verdictd_py.ports import KeyStore, ResourceStore
+from verdictd_py.postgres.objects import Objects
+from verdictd_py.postgres.stores import PostgresKeyStore
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.memory import Files, MemoryKeyStore, MemoryResourceStore
+from verdictd_py.storage.objects import SealedObjects
 from verdictd_py.storage.stores import DirectoryKeyStore
 
 ONE, TWO = KeyId.parse("one"), KeyId.parse("default/key/2")
@@ -146,6 +152,20 @@ class TestDirectory(KeyStoreSuite):
         return resource_store(directory)
 
 
+class TestSealed(KeyStoreSuite):
+    @pytest.fixture
+    def objects(self, directory: Directory, tmp_path: Path) -> SealedObjects:
+        return sealed_objects(directory, tmp_path / "kek")
+
+    @pytest.fixture
+    def keys(self, directory: Directory, objects: SealedObjects) -> KeyStore:
+        return DirectoryKeyStore(directory, objects)
+
+    @pytest.fixture
+    def resources(self, directory: Directory, objects: SealedObjects) -> ResourceStore:
+        return resource_store(directory, objects=objects)
+
+
 class TestMemory(KeyStoreSuite):
     @pytest.fixture
     def files(self) -> Files:
@@ -158,3 +178,13 @@ class TestMemory(KeyStoreSuite):
     @pytest.fixture
     def resources(self, files: Files) -> ResourceStore:
         return MemoryResourceStore(files)
+
+
+class TestPostgres(KeyStoreSuite):
+    @pytest.fixture
+    def keys(self, objects: Objects) -> KeyStore:
+        return PostgresKeyStore(objects)
+
+    @pytest.fixture
+    def resources(self, objects: Objects) -> ResourceStore:
+        return resources_of(objects)

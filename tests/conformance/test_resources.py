@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import pytest
 
+from tests.support.postgres import resources_of
+from tests.support.sealed import sealed_objects
 from tests.support.stores import resource_store
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import Conflict, NotFound, RequestError
 from verdictd_py.ports import ABSENT, ANY, Kind, ResourceStore
+from verdictd_py.postgres.objects import Objects
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.memory import MemoryResourceStore
 
@@ -116,7 +120,20 @@ class TestDirectory(ResourceStoreSuite):
         return resource_store(directory)
 
 
+class TestSealed(ResourceStoreSuite):
+    @pytest.fixture
+    def resources(self, directory: Directory, tmp_path: Path) -> ResourceStore:
+        objects = sealed_objects(directory, tmp_path / "kek")
+        return resource_store(directory, objects=objects)
+
+
 class TestMemory(ResourceStoreSuite):
     @pytest.fixture
     def resources(self) -> ResourceStore:
         return MemoryResourceStore()
+
+
+class TestPostgres(ResourceStoreSuite):
+    @pytest.fixture
+    def resources(self, objects: Objects) -> ResourceStore:
+        return resources_of(objects)

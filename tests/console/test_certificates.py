@@ -20,6 +20,8 @@ from tests.support.certificates import Certificates
 from tests.support.console import Person
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
+from verdictd_py.console.language import ENGLISH
+from verdictd_py.console.receiving import Received
 from verdictd_py.console.server import ConsoleListener
 from verdictd_py.errors import ConfigError
 from verdictd_py.simulator import SimulatedPlatform
@@ -120,5 +122,6 @@ async def test_a_client_that_has_gone_is_no_defect(
     async with running_broker(tmp_path, platform, **settings) as broker:
         listener = broker.daemon.listener("console")
         assert isinstance(listener, ConsoleListener)
-        gone = cast("web.Request", SimpleNamespace(transport=None))
-        assert listener._session(gone) is None
+        request = cast("web.Request", SimpleNamespace(transport=None, method="POST"))
+        gone = Received(request, ENGLISH)
+        assert listener.people.session(gone) is None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.broker import RunningBroker
+from tests.support.clock import elapse
 from tests.support.console import (
     connect,
     connect_with_log,
@@ -21,8 +22,9 @@ from tests.support.console import (
     pin_good_guest,
     visitor,
 )
+from verdictd_py.broker.revisions import PAUSE_SECONDS
 from verdictd_py.cli.verdict import build_parser
-from verdictd_py.console import pages_guests, pages_overview, pages_reference
+from verdictd_py.console import pages_guests, pages_overview, pages_reference, rendering
 from verdictd_py.listeners import management_v1, v1_messages
 from verdictd_py.offload import LARGE
 
@@ -247,3 +249,119 @@ async def test_a_page_of_all_guests_does_not_stall_the_event_loop(
         await someone.text(path)
     assert threads
     assert threading.main_thread().name not in threads
+
+
+async def test_the_policy_of_then_is_compared_with_that_of_now(broker: RunningBroker) -> None:
+    await pin_good_guest(broker)
+    await connect(broker, measurements=measured(rtmr1="new kernel"))
+    refused = str(broker.events.named("guest.refused")[-1]["appraisal"])
+    async with person(broker) as someone:
+        page = await someone.text(f"/guests/{refused}")
+        decided = page[page.index('id="decided"') :].partition("</section>")[0]
+        assert decided.count("still in force") == 2
+        source = unescape((await someone.text("/policies")).partition("<textarea")[2])
+        source = source.partition(">")[2].partition("</textarea>")[0].lstrip("\n")
+        changed = source.rstrip() + "\n\nadded_rule := 1\n"
+        values = [("name", "tdxPolicy.rego"), ("content", changed)]
+        answer = await someone.send("/policies", "/policies/set", values)
+        assert answer.status_code == 303, answer.text
+        await elapse(PAUSE_SECONDS)
+        page = await someone.text(f"/guests/{refused}")
+        decided = page[page.index('id="decided"') :].partition("</section>")[0]
+        assert (decided.count("still in force"), decided.count("changed since")) == (1, 1)
+        path = unescape(re.findall(r'href="([^"]*#difference)"', decided)[0])
+        difference = (await someone.text(path.partition("#")[0])).partition('id="difference"')[2]
+        assert "added_rule := 1" in difference
+        assert 'class="plus"' in difference
+        assert 'class="minus"' not in difference
+
+
+async def test_what_changed_since_the_accepted_boot_is_displayed(broker: RunningBroker) -> None:
+    await pin_good_guest(broker)
+    await connect(broker)
+    await connect(broker, measurements=measured(rtmr1="new kernel"))
+    refused = str(broker.events.named("guest.refused")[-1]["appraisal"])
+    accepted = str(broker.events.named("guest.accepted")[-1]["appraisal"])
+    async with person(broker) as someone:
+        page = await someone.text(f"/guests/{refused}")
+        since = page[page.index('id="since"') :].partition("</section>")[0]
+        assert accepted in since
+        assert re.findall(r'<th scope="row"><code>([^<]*)', since) == ["rtmr1"]
+        page = await someone.text(f"/guests/{accepted}")
+        assert 'id="chain"' in page, "the certificates of an accepted guest are displayed too"
+
+
+async def test_every_component_of_the_tcb_is_displayed(broker: RunningBroker) -> None:
+    await connect(broker)
+    accepted = str(broker.events.named("guest.accepted")[-1]["appraisal"])
+    async with person(broker) as someone:
+        page = await someone.text(f"/guests/{accepted}")
+    table = page[page.index('id="tcb"') :].partition("</section>")[0]
+    assert len(re.findall(r"<tr>", table)) >= 1 + 16 + 1 + 16 + 1
+    for name in ("PCE (PCESVN)", "quoting enclave"):
+        assert name in table
+
+
+async def test_releases_of_a_key_are_counted(broker: RunningBroker) -> None:
+    async with person(broker) as someone:
+        await someone.send("/keys", "/keys/create", [("name", "default/key/used")])
+        async with broker.guest(broker.attester()) as guest:
+            await guest.keks(["default/key/used"])
+        page = await someone.text("/keys")
+    row = page[page.index("default/key/used") :].partition("</tr>")[0]
+    assert re.findall(r'data-l="Releases">(\d+)', row) == ["1"]
+    assert '<time datetime="20' in row
+
+
+async def test_a_release_policy_that_reads_the_token_is_tested(broker: RunningBroker) -> None:
+    """A policy of trustee reads `submods`; without them the test refuses what a guest receives."""
+    await pin_good_guest(broker)
+    await connect(broker)
+    accepted = str(broker.events.named("guest.accepted")[-1]["appraisal"])
+    source = (
+        "package policy\n\nimport rego.v1\n\ndefault allow := false\n\nallow if {\n"
+        '    input.submods.cpu0["ear.trustworthiness-vector"].hardware == 2\n'
+        '    input.resource.query.zone == "a"\n}\n'
+    )
+    async with person(broker) as someone:
+        values = [("name", "releasePolicy.rego"), ("content", source)]
+        path = "/policies?name=releasePolicy.rego"
+        answer = await someone.send(path, "/policies/set", values)
+        assert answer.status_code == 303, answer.text
+        question = f"/release?guest={accepted}&path=default/key/1"
+        assert "may not have default/key/1" in await someone.text(question)
+        assert "may have default/key/1" in await someone.text(f"{question}&query=zone%3Da")
+
+
+async def test_the_overview_displays_latency_load_and_connections(broker: RunningBroker) -> None:
+    await connect(broker)
+    async with broker.guest(broker.attester()) as guest, person(broker) as someone:
+        await guest.version()
+        page = await someone.text("/")
+    latency = page[page.index('id="latency"') :].partition("</section>")[0]
+    assert {"handshake", "verification", "policy"} <= set(
+        re.findall(r'<th scope="row">([a-z]+)', latency)
+    )
+    assert "operator process" in page
+    listeners = page[page.index('id="listeners"') :].partition("</section>")[0]
+    rows = re.findall(r'data-l="Connections">(\d+)', listeners)
+    assert int(rows[0]) == 1
+    assert "attested 1" in listeners
+
+
+async def test_pages_are_rendered_in_a_thread(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large page takes tenths of a second, in which the event loop serves others."""
+    threads = []
+
+    def render(*values: Any) -> str:
+        threads.append(threading.current_thread())
+        return rendering.render(*values)
+
+    monkeypatch.setattr("verdictd_py.console.site.render", render)
+    async with person(broker) as someone:
+        for path in (*PATHS, "/collateral", "/audit"):
+            await someone.text(path)
+    assert len(threads) == len(PATHS) + 2
+    assert threading.main_thread() not in threads

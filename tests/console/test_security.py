@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,23 @@ import httpx
 import pytest
 
 from tests.support.broker import RunningBroker
+from tests.support.clock import until
 from tests.support.console import connect, form, link, person, pin_good_guest, visitor
 from verdictd_py._generated import clientapi_pb2, verdictd_v1_pb2
 from verdictd_py.console import pages
 from verdictd_py.console.operations import OperationFailed, Operations
+from verdictd_py.console.receiving import MAX_SIGN_IN_BYTES
 from verdictd_py.console.requests import SECURITY_HEADERS
-from verdictd_py.console.server import ConsoleListener
+from verdictd_py.console.server import REQUESTS_AT_ONCE, ConsoleListener
+from verdictd_py.console.sessions import FAILURES
 from verdictd_py.domain.callers import ROLES, Caller
 
 pytestmark = pytest.mark.broker(console="127.0.0.1:0")
 
-PATHS = ("/", "/guests", "/reference", "/policies", "/release", "/keys", "/collateral", "/audit")
+PATHS = (
+    *("/", "/guests", "/reference", "/policies", "/release", "/keys", "/collateral", "/audit"),
+    *("/audit?verify=1", "/audit/export?form=csv"),
+)
 
 
 def listener(broker: RunningBroker) -> ConsoleListener:
@@ -205,7 +212,7 @@ def _empty(method: str) -> Any:
 async def test_each_operation_needs_the_right_that_verdict_py_needs(
     broker: RunningBroker, role: str
 ) -> None:
-    operations: Operations = listener(broker)._operations
+    operations: Operations = listener(broker).people.operations
     caller = ROLE_CALLERS[role]
     assert len(operations.names) > 40
     for method in operations.names:
@@ -224,7 +231,7 @@ async def test_each_operation_needs_the_right_that_verdict_py_needs(
 async def test_each_page_and_change_is_denied_to_people_without_the_right(
     broker: RunningBroker, role: str
 ) -> None:
-    sessions = listener(broker)._sessions
+    sessions = listener(broker).people.sessions
     async with visitor(broker) as someone:
         await someone.post("/login", [("code", sessions.link(ROLE_CALLERS[role]))])
         session = sessions.of_secret(someone.client.cookies["verdictd_session"])
@@ -234,9 +241,74 @@ async def test_each_page_and_change_is_denied_to_people_without_the_right(
         assert (await someone.get("/guests/x")).status_code == 403
         for pattern in pages.CHANGES:
             path = pattern.replace("{id}", "x")
-            answer = await someone.post(path, [("csrf", session.token(path)), ("name", "a/b/c")])
+            tokens = session.new_tokens()
+            sent = [("csrf", tokens(path)), ("name", "a/b/c")]
+            session.accept(tokens.made)
+            answer = await someone.post(path, sent)
             assert answer.status_code == 403, path
     assert broker.events.named("key.created") == []
+
+
+async def test_slow_forms_hold_no_turn_of_a_page(broker: RunningBroker) -> None:
+    """Clients that are not signed in send their form slowly; pages are still served at once."""
+    host, _, port = listener(broker).endpoint.removeprefix("http://").rpartition(":")
+    writers = []
+    async with person(broker) as someone:
+        for _ in range(REQUESTS_AT_ONCE + 1):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(
+                b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\nExpect: "
+                b"100-continue\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n"
+            )
+            assert (await reader.readline()).startswith(b"HTTP/1.1 100")  # it is being received
+            await reader.readline()
+            writer.write(b"code=")
+            writers.append(writer)
+        asked = asyncio.create_task(someone.get("/keys"))
+        await until(asked.done)
+        assert asked.result().status_code == 200
+    for writer in writers:
+        writer.close()
+
+
+async def test_an_unauthenticated_client_sends_no_large_form(broker: RunningBroker) -> None:
+    async with visitor(broker) as someone:
+        answer = await someone.post("/login", [("code", "x" * MAX_SIGN_IN_BYTES)])
+        assert answer.status_code == 413
+        assert len(answer.text) < 8192
+
+
+async def test_wrong_codes_lock_nobody_out(broker: RunningBroker) -> None:
+    code = (await link(broker)).partition("code=")[2]
+    async with visitor(broker) as someone:
+        statuses = [
+            (await someone.post("/login", [("code", "guessed")])).status_code
+            for _ in range(FAILURES + 1)
+        ]
+        assert statuses == [403] * FAILURES + [429]
+        assert (await someone.post("/login", [("code", code)])).status_code == 303
+    assert len(broker.events.named("console.refused")) == FAILURES
+
+
+async def test_a_list_that_reloads_itself_does_not_extend_the_session(
+    broker: RunningBroker,
+) -> None:
+    async with person(broker) as someone:
+        sessions = listener(broker).people.sessions
+        secret = someone.client.cookies["verdictd_session"]
+        session = sessions.of_secret(secret)
+        assert session is not None
+        answer = await someone.get("/guests?every=10&verdict=")
+        seconds, _, url = answer.headers["Refresh"].partition("; url=")
+        assert seconds == "10"
+        session.used_at = used = session.used_at - 1
+        answer = await someone.get(url)
+        assert answer.status_code == 200
+        assert answer.headers["Refresh"].endswith(f"url={url}")
+        assert session.used_at == used
+        assert "auto=1" not in answer.text, "a link that the person follows counts"
+        await someone.get(url.replace("auto=1", "auto=0"))
+        assert session.used_at > used
 
 
 async def test_an_operator_never_gets_a_key(broker: RunningBroker) -> None:

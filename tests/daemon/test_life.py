@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import re
 import socket
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.broker import RunningBroker, running_broker
+from tests.support.broker import KID, RunningBroker, running_broker
 from tests.support.clock import elapse_until, until
 from tests.support.events import RecordedEvents
+from tests.support.kbs import running_kbs
 from verdictd_py import daemon as app
 from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.collateral import CollateralService
@@ -355,3 +360,38 @@ async def test_a_second_daemon_on_the_directory_is_reported_by_both(
         assert event.pid == os.getpid()
         assert [await reported(broker), await reported(second)] == [1, 1]
     assert await reported(broker) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_stopped_daemon_leaves_no_descriptor_to_the_garbage_collector(
+    tmp_path: Path, platform: SimulatedPlatform, workers: int
+) -> None:
+    settings = {"status": "127.0.0.1:0", "console": "127.0.0.1:0", "workers": workers}
+    for name in ("warm up", "measured"):  # libraries open some files once
+        opened = descriptors()
+        (tmp_path / name).mkdir()
+        gc.disable()
+        try:
+            async with (
+                running_kbs(tmp_path / name, platform, **settings) as broker,
+                broker.guest() as guest,
+            ):
+                await guest.keks([KID])
+            del broker, guest
+            left = descriptors() - opened
+        finally:
+            gc.enable()
+    assert not left
+
+
+def descriptors() -> Counter[str]:
+    """What the descriptors of this process lead to, without their own numbers.
+
+    Memory that processes share is not counted: a mapping has a descriptor of its own
+    (`mmap.mmap`), and ends with the last object that uses it.
+    """
+    names = Counter[str]()
+    for each in os.listdir("/proc/self/fd"):  # noqa: PTH208  # entries vanish
+        with suppress(OSError):
+            names[re.sub(r":\[\d+\]", "", str(Path(f"/proc/self/fd/{each}").readlink()))] += 1
+    return Counter({name: names[name] for name in names if not name.startswith("/memfd:")})

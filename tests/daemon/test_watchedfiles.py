@@ -56,7 +56,7 @@ def files(tmp_path: Path) -> Settings:
     return Settings(
         kbs_tls_cert=tmp_path / "cert",
         kbs_tls_key=tmp_path / "key",
-        kbs_sessions=tmp_path / "sessions",
+        kbs_sessions=str(tmp_path / "sessions"),
         collateral=tmp_path / "collateral",
         data_dir=tmp_path / "data",
     )

@@ -20,32 +20,40 @@ SOURCES = Path(verdictd_py.__file__).parent
 SECRET = SecretBytes(b"xyz")
 NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 
-ERRORS = {"storage.fault", "warning.audit", "warning.bug", "warning.task"}
+ERRORS = {"seal.refused", "storage.fault", "warning.audit", "warning.bug", "warning.task"}
 DEBUG = {"connection.probed"}
 WARNINGS = {
     "audit.continued", "audit.not-delivered", "audit.not-kept", "change.failed",
     "console.refused", "guest.not-judged", "guest.refused",
-    "log.dropped", "release.refused", "request.failed",
+    "log.dropped", "trace.dropped", "release.refused", "request.failed",
     "unsafe.option", "warning.collateral", "warning.content",
     "warning.document",
     "warning.environment",
     "warning.identity", "warning.limits", "warning.policy", "warning.readiness",
     "warning.reload", "warning.shadowed",
-    "warning.other-daemon",
+    "warning.other-daemon", "warning.rolled-back",
     "warning.storage", "warning.unpinned", "warning.worker", "wrap.refused",
 }  # fmt: skip
-LIMITED = {"guest.refused", "guest.not-judged", "release.refused", "collateral.used"}
+LIMITED = {
+    "guest.refused",
+    "guest.not-judged",
+    "release.refused",
+    "collateral.used",
+    "seal.refused",
+}
 AUDITED = {
     "console.link-created", "console.signed-in",
     "audit.began", "audit.head", "audit.not-delivered", "audit.named", "audit.pruned",
     "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
     "daemon.stopped", "documents.used", "file.changed", "guest.accepted", "guest.disconnected",
     "image-key.unwrapped",
-    "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
+    "image-key.wrapped", "kbs.token-key-added",
+    "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",
     "reference.retired", "resource.deleted", "resource.exported",
-    "resource.set", "secret.released", "unsafe.option", "warning.reload", "warning.worker",
-    "worker.started", "worker.stopped",
+    "resource.set", "seal.opened", "secret.released", "unsafe.option",
+    "warning.reload", "warning.rolled-back",
+    "warning.worker", "worker.started", "worker.stopped",
 }  # fmt: skip
 
 

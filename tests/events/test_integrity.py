@@ -50,6 +50,7 @@ from verdictd_py.events.log import LogEvents
 from verdictd_py.events.loggedheads import LoggedHead
 from verdictd_py.events.retention import Rotation
 from verdictd_py.events.traildirectory import tail_of
+from verdictd_py.events.trailfile import HEAD_RECORDS
 
 
 @pytest.fixture
@@ -175,6 +176,31 @@ def test_the_whole_trail_written_again_has_no_good_signature(audit: Path) -> Non
     assert "is not signed with the given key" in check(audit, keys=[KEY]).problems[0]
 
 
+def test_unsigned_records_at_the_end_are_a_problem_if_a_broker_would_have_signed_them(
+    audit: Path,
+) -> None:
+    trail = opened(audit, signer=SIGNER)
+    for number in range(3):
+        trail.record(created(number))
+    running = check(audit, keys=[KEY])
+    assert running.problems == ()
+    assert "the last 4 records are not signed" in running.remarks[0]
+    assert "the last 4 records are not signed" in check(audit, keys=[KEY], stopped=True).problems[0]
+    trail.close()
+    assert check(audit, keys=[KEY], stopped=True).problems == ()
+    (file,) = audit.glob("*.jsonl")
+    cut(file, 1)
+    members = json.loads(file.read_bytes().splitlines()[-1])
+    with file.open("ab") as stream:
+        for _ in range(HEAD_RECORDS):  # as an attacker without the key goes on
+            more = {k: v for k, v in members.items() if k not in ("digest", "previous")}
+            line, _ = sealed({**more, "number": more["number"] + 1}, members["digest"])
+            members = json.loads(line)
+            stream.write(line)
+    (problem,) = check(audit, keys=[KEY]).problems
+    assert f"the last {HEAD_RECORDS + 4} records are not signed" in problem
+
+
 @pytest.mark.parametrize("signer", [None, HeadSigner(Ed25519PrivateKey.generate())])
 def test_a_trail_of_another_key_or_none_is_reported(audit: Path, signer: HeadSigner | None) -> None:
     run_once(audit, signer=signer)
@@ -198,6 +224,35 @@ def test_records_that_were_added_to_an_ended_file_are_reported(audit: Path) -> N
     crashed.write_bytes(data + sealed({**more, "number": more["number"] + 1}, members["digest"])[0])
     (problem,) = check(audit).problems
     assert "records were added" in problem
+
+
+def write_as_earlier_version(directory: Path, name: str, records: int = 3) -> Path:
+    """Write a file of a version that did not connect its files."""
+    data, previous = b"", FIRST
+    for number in range(records):
+        members = {"time": "2026-01-01T00:00:00+00:00", "event": "key.created", "number": number}
+        line, previous = sealed({**members, "fields": {"kid": "a", "caller": "uid 0"}}, previous)
+        data += line
+    file = directory / name
+    file.write_bytes(data)
+    return file
+
+
+def test_an_earlier_version_may_run_in_between(audit: Path) -> None:
+    before = run_once(audit)
+    old = write_as_earlier_version(audit, f"{before.name[:16]}-ffffffff.jsonl")
+    (problem,) = check(audit).problems
+    assert "an earlier version of the broker ran last; start this version" in problem
+    run_once(audit, signer=SIGNER)
+    findings = check(audit)
+    assert not findings.problems
+    assert any(old.name in remark and "earlier version" in remark for remark in findings.remarks)
+    run_once(audit)
+    assert not check(audit).problems
+    cut(old, 1)
+    problems = check(audit).problems
+    assert problems
+    assert all(old.name in problem and "was cut" in problem for problem in problems)
 
 
 def test_a_file_that_was_added_is_reported(audit: Path) -> None:

@@ -21,7 +21,8 @@ from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import AuditNotDelivered
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.audit import AuditTrail
-from verdictd_py.events.sinks import choice, sink
+from verdictd_py.events.chain import FIRST, sealed
+from verdictd_py.events.sinks import choice, journald, sink
 from verdictd_py.events.sinks.choice import deliveries, sink_of
 from verdictd_py.events.sinks.journald import JournalSink
 from verdictd_py.events.sinks.sink import Delivery
@@ -286,3 +287,34 @@ def test_the_stop_waits_for_sinks_once(audit: Path) -> None:
         audit, RecordedEvents(), sinks=[Delivery(name, Collector()) for name in ("a", "b")]
     )
     assert (none.sinks_close_seconds, two.sinks_close_seconds) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("event", ["secret.released", 'a"b', "back\\slash", "é", ""])
+@pytest.mark.parametrize("more", [{}, {"connection": '","event":"forged"'}])
+def test_members_of_a_line_are_those_of_its_json(event: str, more: dict[str, Any]) -> None:
+    members = {"time": "2026-01-01T00:00:00+00:00", "event": event, "number": 0, **more}
+    line, _ = sealed({**members, "fields": {"event": "y", "time": "z"}}, FIRST)
+    for name in ("event", "time"):
+        assert journald.member_of(line.rstrip(b"\n"), name) == json.loads(line)[name]
+
+
+def test_records_of_a_moment_are_delivered_together() -> None:
+    collecting = Collecting()
+    delivery = Delivery("test", collecting)
+    for number in range(5):
+        delivery.put(b"%d\n" % number)
+    assert delivery.close(60) == 0
+    assert b"".join(line for batch in collecting.batches for line in batch) == b"01234"
+    assert len(collecting.batches) < 5
+
+
+class Collecting:
+    def __init__(self) -> None:
+        self.batches: list[list[bytes]] = []
+
+    def send(self, lines: Sequence[bytes]) -> int:
+        self.batches.append(list(lines))
+        return 0
+
+    def close(self) -> None:
+        pass

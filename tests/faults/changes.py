@@ -133,9 +133,9 @@ CHANGES: Final[Mapping[str, tuple[str, Change]]] = MappingProxyType(
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Return every stored file by its path below the data directory, without the audit trail."""
+    """Return every stored file by its path below the data directory, without records about it."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in root.rglob("*")
-        if path.is_file() and path.name != ".lock" and "audit" not in path.parts
+        if path.is_file() and path.name != ".lock" and not {"audit", "revisions"} & {*path.parts}
     }

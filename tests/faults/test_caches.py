@@ -8,7 +8,7 @@ from tests.faults.another import another
 from tests.faults.changes import ADMIN
 from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.memory import accepted_peer
-from verdictd_py.broker.history import Verdict
+from verdictd_py.broker.judgement import Verdict
 from verdictd_py.broker.requests import GuestRequests
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.errors import NotAuthorized, NotFound

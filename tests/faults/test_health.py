@@ -231,7 +231,7 @@ async def test_a_full_disk_of_any_directory(
 
 def test_the_directory_of_the_sessions_is_checked(tmp_path: Path) -> None:
     sessions = tmp_path / "sessions" / "file"
-    written = _written(Settings(kbs_sessions=sessions, kbs_token_key=tmp_path / "key"))
+    written = _written(Settings(kbs_sessions=str(sessions), kbs_token_key=tmp_path / "key"))
     assert written["the directory of --kbs-sessions"] == sessions.parent
 
 

@@ -26,6 +26,7 @@ from verdictd_py.metrics import families
 from verdictd_py.metrics.counting import CountedConnections, CountedEvents, count
 from verdictd_py.metrics.exposition import Exposition
 from verdictd_py.metrics.memory import Layout, Memory
+from verdictd_py.protocols.eaa import messages as eaa_messages
 from verdictd_py.stages import Stage, begin, measured
 
 INVENTED = 100_000
@@ -284,3 +285,8 @@ async def test_a_connection_leaves_no_id_to_the_next_one() -> None:
         accepting.cancel()
         await asyncio.gather(accepting, return_exceptions=True)
     assert before == ["", ""]
+
+
+def test_the_requests_of_guests_are_those_that_the_protocol_reads() -> None:
+    """Otherwise their requests count as `other`."""
+    assert set(families.GUEST_OPERATIONS) == set(eaa_messages._READERS)

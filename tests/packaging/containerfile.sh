@@ -27,7 +27,8 @@ steps=0
 while read -r verb arguments; do
   case "$verb" in
     RUN)
-      bash -euc "${arguments//\/opt\/venv/$work/venv}" > "$work/log" 2>&1 || {
+      moved=${arguments//\/opt\/venv/$work/venv}
+      bash -euc "${moved//\/opt\/build/$work/build}" > "$work/log" 2>&1 || {
         cat "$work/log"
         exit 1
       }
@@ -39,8 +40,9 @@ while read -r verb arguments; do
     *) continue ;;
   esac
   steps=$((steps + 1))
-done < <(sed -n '/ AS build$/,/^FROM [^ ]*$/p' "$checkout/Containerfile")
-[ "$steps" -ge 5 ]
+done < <(sed -n '/ AS build$/,/^FROM /p' "$checkout/Containerfile") # never the stage `root`, which removes files
+[ "$steps" -ge 11 ]
+[ ! -e "$work/venv/bin/pip" ]
 
 cd "$work"
 "$work/venv/bin/verdictd-py" --version
@@ -51,12 +53,11 @@ cd "$work"
 
 # Any free port instead of the Containerfile's own; data and client API below the temporary directory.
 mapfile -t settings < <(sed -n 's/^ENV \(VERDICTD_.*\)/\1/p' "$checkout/Containerfile" |
-  sed "s|:20002\$|:0|; s|/opt/verdictd|$work/data|")
-[ "${#settings[@]}" -eq 1 ]
+  sed "s|:20002\$|:0|; s|/opt/verdictd|$work|; s|/run/verdictd-py|$work|")
+[ "${#settings[@]}" -eq 3 ]
 mapfile -t entry < <(sed -n 's/^ENTRYPOINT \["\(.*\)"\]$/\1/p' "$checkout/Containerfile")
 mkfifo "$work/events"
-env "${settings[@]}" timeout 30 "$work/venv/bin/${entry[0]}" --data-dir "$work/data" \
-  --client-api "unix:$work/client-api.sock" > "$work/events" 2>&1 &
+env "${settings[@]}" timeout 60 "$work/venv/bin/${entry[0]}" > "$work/events" 2>&1 &
 daemon=$!
 started=
 while read -r line; do

@@ -39,10 +39,17 @@ def test_the_sample_for_image_tools_names_it() -> None:
     assert sample["key-providers"]["attestation-agent"]["grpc"] == DEFAULT_CLIENT_API
 
 
-def test_the_container_has_it() -> None:
+def test_the_container_has_a_socket_of_its_own_outside_its_volume() -> None:
+    """Two containers on one volume would otherwise have one socket."""
     recipe = (ROOT / "Containerfile").read_text("utf-8")
+    found = re.findall(r"^ENV VERDICTD_(\w+)=(.*)$", recipe, re.MULTILINE)
 
-    assert not [line for line in recipe.splitlines() if re.match(r"ENV VERDICTD_CLIENT_API", line)]
+    assert ("CLIENT_API", "unix:/run/verdictd-py/client-api.sock") in found
+    assert ("DATA_DIR", "/opt/verdictd/data") in found
+    assert 'VOLUME ["/opt/verdictd", "/run/verdictd-py"]' in recipe
+    # A chart sets this variable for the compiled engine; CACHE_DIRECTORY would override it.
+    assert "\nENV XDG_CACHE_HOME=/opt/verdictd/data/.cache\n" in recipe
+    assert "CACHE_DIRECTORY" not in recipe
 
 
 def test_the_daemon_has_it() -> None:

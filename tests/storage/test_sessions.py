@@ -20,7 +20,7 @@ from tests.conformance.sessions import END, NOW, name
 from tests.support.events import RecordedEvents
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.ports import SessionStore
-from verdictd_py.storage.sessions import SessionLimits
+from verdictd_py.ports.sessions import SessionLimits
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
 

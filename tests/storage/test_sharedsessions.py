@@ -14,8 +14,8 @@ import pytest
 from tests.conformance.sessions import END, NOW, name
 from tests.support.workers import Worker, worker
 from verdictd_py.errors import StorageError
+from verdictd_py.ports.sessions import DEFAULT_LIMITS, SessionLimits
 from verdictd_py.storage import sharedrecords, sharedsessions
-from verdictd_py.storage.sessions import DEFAULT_LIMITS, SessionLimits
 from verdictd_py.storage.sharedsessions import SharedSessionStore
 
 WORKERS = 2

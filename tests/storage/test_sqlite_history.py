@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,11 +16,14 @@ import pytest
 from tests.support.events import RecordedEvents
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
-from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.broker.history import History
 from verdictd_py.broker.historykeeper import HistoryKeeper
+from verdictd_py.broker.judgement import Judgement, Verdict
+from verdictd_py.broker.revisions import MAX_REVISIONS, Revisions
+from verdictd_py.broker.uses import MAX_PATHS, Use
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.errors import AttestationError, PolicyRefused, Reason, ReasonKind
+from verdictd_py.errors import AttestationError, NotFound, PolicyRefused, Reason, ReasonKind
 from verdictd_py.storage.sqlite_history import SqliteHistory
 
 OPERATOR = Caller("operator", ROLES["operator"])
@@ -41,7 +45,14 @@ class Broker:
     def __init__(self, path: Path, capacity: int = 500) -> None:
         self.events = RecordedEvents()
         self.history = History(capacity=capacity)
-        self.keeper = HistoryKeeper(self.history, SqliteHistory(path, self.events))
+        self.texts = {"tdxPolicy.rego": "package a"}
+        self.revisions = Revisions(self._read, lambda: self.now)
+        self.now = NOW
+        books = (self.history.uses, self.revisions)
+        self.keeper = HistoryKeeper(self.history, SqliteHistory(path, self.events), books)
+
+    async def _read(self) -> list[tuple[str, str]]:
+        return list(self.texts.items())
 
     async def started(self) -> Broker:
         await self.keeper.load()
@@ -235,3 +246,82 @@ def test_a_kill_loses_nothing_that_was_stored(path: Path) -> None:
     (number,) = connection.execute("SELECT count(*) FROM judgements").fetchone()
     connection.close()
     assert number >= written
+
+
+async def test_a_file_of_a_later_version_is_left_as_it_is(path: Path) -> None:
+    first = await Broker(path).started()
+    first.history.remember(judged(0))
+    await first.keeper.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+        connection.commit()
+    before = path.read_bytes()
+    second = await Broker(path).started()
+    assert second.ids() == []
+    second.history.remember(judged(1))
+    await second.keeper.flush()
+    await second.keeper.close()
+    (warning,) = second.warnings
+    assert "a later version of verdictd-py wrote it" in warning
+    assert path.read_bytes() == before
+
+
+async def test_uses_of_secrets_are_there_after_a_restart(path: Path) -> None:
+    first = await Broker(path).started()
+    first.history.note_release(["keys/a", "b/c/d"], NOW)
+    first.history.note_release(["keys/a"], NOW + timedelta(hours=1))
+    await first.keeper.close()
+    second = Broker(path)
+    second.history.note_release(["keys/a"], NOW + timedelta(hours=2))
+    await second.started()
+    uses = second.history.uses
+    assert uses.of("keys/a") == Use(3, NOW + timedelta(hours=2))
+    assert uses.of("b/c/d") == Use(1, NOW)
+    assert uses.of("keys/other") is None
+    await second.keeper.close()
+    third = await Broker(path).started()
+    assert third.history.uses.of("keys/a") == Use(3, NOW + timedelta(hours=2))
+
+
+async def test_the_number_of_paths_whose_uses_are_counted_is_limited(path: Path) -> None:
+    first = await Broker(path).started()
+    first.history.note_release(["keys/first"], NOW)
+    await first.keeper.flush()
+    first.history.note_release([f"keys/{n}" for n in range(MAX_PATHS)], NOW)
+    assert first.history.uses.of("keys/first") is None
+    await first.keeper.close()
+    second = await Broker(path).started()
+    assert second.history.uses.of("keys/first") is None
+    assert second.history.uses.of("keys/0") is not None
+
+
+async def test_earlier_texts_of_documents_are_there_after_a_restart(path: Path) -> None:
+    first = await Broker(path).started()
+    await first.revisions.observe()
+    first.texts["tdxPolicy.rego"] = "package b"
+    first.now = NOW + timedelta(hours=1)
+    await first.revisions.observe()
+    await first.keeper.close()
+    second = await Broker(path).started()
+    texts = [each.text for each in second.revisions.list_of(OPERATOR, "tdxPolicy.rego")]
+    assert texts == ["package b", "package a"]
+    assert second.revisions.list_of(OPERATOR, "other") == []
+    newest = second.revisions.list_of(OPERATOR, "tdxPolicy.rego")[0]
+    assert newest.since == first.now
+    assert second.revisions.get(OPERATOR, newest.sha256) == newest
+    with pytest.raises(NotFound):
+        second.revisions.get(OPERATOR, "00" * 32)
+
+
+async def test_the_number_of_texts_of_a_document_is_limited(path: Path) -> None:
+    first = await Broker(path).started()
+    for number in range(MAX_REVISIONS + 2):
+        first.texts["tdxPolicy.rego"] = f"package a{number}"
+        await first.revisions.observe()
+        await first.keeper.flush()
+    listed = first.revisions.list_of(OPERATOR, "tdxPolicy.rego")
+    assert len(listed) == MAX_REVISIONS
+    assert [first.revisions.is_current(each) for each in listed].count(True) == 1
+    await first.keeper.close()
+    second = await Broker(path).started()
+    assert len(second.revisions.list_of(OPERATOR, "tdxPolicy.rego")) == MAX_REVISIONS

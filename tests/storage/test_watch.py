@@ -328,6 +328,51 @@ def test_descriptors_are_closed_with_the_watch() -> None:
     assert opened() == before
 
 
+def test_a_closed_watch_has_no_descriptor_and_reports_changes_only(
+    watch: Watch, tmp_path: Path
+) -> None:
+    gc.collect()  # watches of other tests
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    assert watch.cover("test", [str(tmp_path)]) is not None
+    watch.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened - 2
+    assert watch.epoch() != watch.epoch()
+    assert watch.cover("test", [str(tmp_path)]) is None
+    watch.release("test")
+    watch.close()
+
+
+async def test_a_closed_directory_is_read_all_the_same(entries: Directory, data: Path) -> None:
+    entries.close()
+    documents = document_store(entries)
+    assert documents._held._watch is entries.watch
+    before = (await documents.get(POLICY)).text
+    _append(data)
+    assert (await documents.get(POLICY)).text == before + "# more"
+    assert entries.entries_resident(("collateral",), NEWEST)[0] is not None
+
+
+def test_the_group_of_entries_that_was_unused_for_longest_is_evicted(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_directory, "_MAX_ENTRIES", 2)
+    now = [time.monotonic()]  # window: the clock stops here
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for name in "abcd":
+        directory.replace(("collateral", name), b"{}")
+        directory.entry(("collateral", name))
+        directory.entries_resident(("collateral",), [name])
+        now[0] += FRESH_SECONDS / 4  # c is not cached: a and b are used now
+    assert [names for _, names in directory._entries] == [("a",), ("b",)]
+    now[0] += FRESH_SECONDS
+    directory.entries_resident(("collateral",), ["b"])
+    now[0] += FRESH_SECONDS / 4
+    directory.entries_resident(("collateral",), ["d"])
+    assert [names for _, names in directory._entries] == [("b",), ("d",)]
+    assert directory.watch is not None
+    assert list(directory.watch._watched) == list(directory._entries)
+
+
 def test_what_is_watched_no_longer_is_not_reported(watch: Watch, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text("")

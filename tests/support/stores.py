@@ -9,6 +9,7 @@ from verdictd_py.storage import files, walks
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.documents import DirectoryDocumentStore
+from verdictd_py.storage.objects import Objects
 from verdictd_py.storage.stores import DirectoryResourceStore
 
 
@@ -17,10 +18,14 @@ def document_store(directory: Directory, events: Events | None = None) -> Direct
     return DirectoryDocumentStore(directory, TEES, digests=DigestLog(events or RecordedEvents()))
 
 
-def resource_store(directory: Directory, events: Events | None = None) -> DirectoryResourceStore:
-    """Return a store of resources."""
+def resource_store(
+    directory: Directory, events: Events | None = None, *, objects: Objects | None = None
+) -> DirectoryResourceStore:
+    """Return a store of resources, plain ones without `objects`."""
     receiver = events or RecordedEvents()
-    return DirectoryResourceStore(directory, events=receiver, digests=DigestLog(receiver))
+    return DirectoryResourceStore(
+        directory, events=receiver, digests=DigestLog(receiver), objects=objects
+    )
 
 
 def remove_leftovers(directory: Directory, top: str) -> None:

@@ -9,7 +9,7 @@ from typing import Final, cast
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import PROVING, TEES
 from verdictd_py import daemon as app
-from verdictd_py.broker.history import Judgement
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.domain.appraisal import Appraisal

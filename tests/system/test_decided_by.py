@@ -43,7 +43,7 @@ async def test_a_decision_names_policy_reference_data_collateral_and_evidence(
     await release(broker)
     (accepted,) = of(broker, "guest.accepted")
     assert accepted["policy"] == sha256((broker.data / POLICY).read_bytes())
-    (used,) = of(broker, "documents.used")
+    used, used_by_release = of(broker, "documents.used")
     assert (used["policy"], used["reference"]) == (accepted["policy"], accepted["reference"])
     (collateral,) = of(broker, "collateral.used")
     assert accepted["collateral"] == collateral["sha256"]
@@ -51,6 +51,7 @@ async def test_a_decision_names_policy_reference_data_collateral_and_evidence(
     (released,) = of(broker, "secret.released")
     assert released["policy"] == sha256((broker.data / "opa/releasePolicy.rego").read_bytes())
     assert len(released["data"]) == 64
+    assert used_by_release == {"policy": released["policy"], "data": released["data"]}
     assert released["appraisal"] == accepted["appraisal"]
 
 
@@ -71,12 +72,15 @@ async def test_a_change_by_hand_is_recorded_before_it_decides(broker: RunningBro
     assert "documents.used" in events[first:second]
     accepted = of(broker, "guest.accepted")
     assert [fields["policy"] == sha256(text) for fields in accepted] == [False, True]
+    released = events.index("secret.released", second)
     assert of(broker, "secret.released")[-1]["policy"] == sha256(RELEASE)
+    assert records(broker)[released - 1]["event"] == "documents.used"
+    assert records(broker)[released - 1]["fields"]["policy"] == sha256(RELEASE)
 
 
 async def test_the_same_sources_are_recorded_once(broker: RunningBroker) -> None:
     for _ in range(3):
         await release(broker)
     assert len(of(broker, "guest.accepted")) == 3
-    assert len(of(broker, "documents.used")) == 1
+    assert [fields.get("tee") for fields in of(broker, "documents.used")] == ["tdx", None]
     assert len(of(broker, "collateral.used")) == 1

@@ -104,6 +104,8 @@ METHODS: dict[str, tuple[Right, object]] = {
         Right.MANAGE,
         v1.DeleteDocumentRequest(name="none"),
     ),
+    "verdictd.v1.DocumentService/ListRevisions": (Right.MANAGE, v1.ListRevisionsRequest()),
+    "verdictd.v1.DocumentService/GetRevision": (Right.MANAGE, v1.GetRevisionRequest(sha256="00")),
     "verdictd.v1.ReferenceService/GetReference": (
         Right.MANAGE,
         v1.GetReferenceRequest(tee="tdx"),

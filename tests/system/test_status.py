@@ -10,15 +10,21 @@ import re
 import signal
 import socket
 import threading
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NoReturn
 
+import grpc
 import pytest
 import trustme
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.broker import KEY, KID, RunningBroker
+from tests.support.clock import elapse_until
 from tests.support.kbs import PATH, SECRET, url_of
 from tests.support.metrics import get, scrape, settled
 from tests.support.rcar_guests import connected, tdx_guest
@@ -284,6 +290,26 @@ async def test_an_http_answer_names_its_connection(broker: RunningBroker) -> Non
     assert answer.headers["X-Connection-Id"] == event.correlation.id
 
 
+async def test_calls_of_grpc_are_counted_by_status_also_those_without_an_event(
+    broker: RunningBroker,
+) -> None:
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        await health.Check(health_pb2.HealthCheckRequest())
+        with pytest.raises(grpc.aio.AioRpcError):
+            await health.Check(health_pb2.HealthCheckRequest(service="none"))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary("/verdictd.v1.Nothing/Call", bytes, bytes)(b"")
+        watching = health.Watch(health_pb2.HealthCheckRequest())
+        await watching.read()
+        watching.cancel()
+        calls = "verdictd_grpc_calls_total"
+        found = await settled(broker, calls, 1, status="cancelled")
+    for name in ("ok", "not-found", "unimplemented"):
+        assert found.value(calls, listener="client_api", status=name) == 1
+    assert found.value(calls) == 4
+
+
 async def test_the_reference_lists_what_the_page_has(broker: RunningBroker) -> None:
     types = set(re.findall(r"^# TYPE (\w+) ", (await get(broker, "/metrics")).text, re.M))
     reference = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
@@ -353,7 +379,16 @@ async def test_a_change_of_a_policy_changes_its_revision(broker: RunningBroker) 
 
 @pytest.fixture
 def broker_settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Path]:
-    """A certificate for HTTP guests, for the test of its end."""
+    """A certificate for HTTP guests, or sessions in a file, for the tests of them."""
+    if "sessions_in_a_file" in request.node.name:
+        key = tmp_path / "token-key.pem"
+        key.touch(mode=0o600)
+        key.write_bytes(
+            ec.generate_private_key(ec.SECP256R1()).private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+            )
+        )
+        return {"kbs_token_key": key, "kbs_sessions": tmp_path / "sessions"}
     if "certificate" not in request.node.name:
         return {}
     issued = trustme.CA().issue_cert("127.0.0.1")
@@ -370,6 +405,32 @@ async def test_the_end_of_a_certificate_is_known(broker: RunningBroker, tmp_path
     name = "verdictd_certificate_expiry_timestamp_seconds"
     end = certificate.not_valid_after_utc.timestamp()
     assert found.value(name, listener="kbs_http") == end
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.broker(kbs=True, status="127.0.0.1:0", workers=2), id="workers"
+        ),
+    ],
+)
+async def test_sessions_in_a_file_are_counted_and_the_end_of_a_token_is_known(
+    broker: RunningBroker, shared: bool
+) -> None:
+    before = (await scrape(broker)).value("verdictd_token_expiry_timestamp_seconds")
+    assert before == 0
+    async with connected(url(broker), tdx_guest(broker.platform)) as session:
+        await session.resource(PATH)
+        if not shared:
+            counts = broker.kbs.session_counts
+            assert counts is not None
+            await elapse_until(lambda: counts() == (0, 1))
+            await settled(broker, "verdictd_stored_sessions", 1, state="token")
+    found = await settled(broker, "verdictd_attested_sessions_total", 1)
+    end = found.value("verdictd_token_expiry_timestamp_seconds")
+    assert broker.now.timestamp() + 299 < end < time.time() + 301
 
 
 async def test_an_internal_error_is_an_answer_and_an_event(

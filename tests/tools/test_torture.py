@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tools.torture import __main__ as command
+from tools.torture.brokers import Policies, policy
 from tools.torture.changes import (
     ABSENT,
     KEY,
@@ -122,3 +123,17 @@ def test_a_scenario_that_breaks_fails_and_the_others_run(
     output = capsys.readouterr().out
     assert "| broken | ended by OSError | no such luck | FAILED |" in output
     assert "| fine | a case | fine | passed |" in output
+
+
+def test_the_policies_that_may_have_decided_about_a_request() -> None:
+    policies = Policies([(0, 0.0, 1.0), (1, 10.0, 11.0), (2, 20.0, float("inf"))])
+    assert policies.possible(2.0, 9.0) == {0}
+    assert policies.possible(2.0, 10.0) == {0, 1}  # sent while the request was answered
+    assert policies.possible(10.5, 10.6) == {0, 1}  # not acknowledged yet
+    assert policies.possible(11.0, 12.0) == {1}
+    assert policies.possible(30.0, 31.0) == {1, 2}  # its answer was lost
+
+
+def test_a_policy_allows_one_resource() -> None:
+    assert b"default/brokers/even" in policy(4)
+    assert b"default/brokers/odd" in policy(5)

@@ -67,8 +67,17 @@ def settings_schema() -> dict[str, Any]:
     found = {}
     for name, member in schema["properties"].items():
         if name not in SET_BY_CHART:
-            found[name] = _without_titles(member)
+            found[name] = _without_titles(_inlined(member, schema.get("$defs", {})))
     return found
+
+
+def _inlined(schema: object, definitions: dict[str, Any]) -> object:
+    """Return a schema in which each reference is replaced by what it refers to."""
+    if isinstance(schema, dict):
+        if isinstance(reference := schema.get("$ref"), str):
+            return _inlined(definitions[reference.rpartition("/")[2]], definitions)
+        return {name: _inlined(member, definitions) for name, member in schema.items()}
+    return [_inlined(one, definitions) for one in schema] if isinstance(schema, list) else schema
 
 
 def _without_titles(schema: object) -> object:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tools.torture.brokers import BROKERS_SCENARIO
 from tools.torture.clocks import CLOCKS_SCENARIO
 from tools.torture.faults import FAULTS_SCENARIO
 from tools.torture.floods import FLOODS_SCENARIO
@@ -26,6 +27,7 @@ SCENARIOS: Final = (
     FLOODS_SCENARIO,
     KILLS_SCENARIO,
     SHARED_SCENARIO,
+    BROKERS_SCENARIO,
     FAULTS_SCENARIO,
     CLOCKS_SCENARIO,
     MEMORY_SCENARIO,

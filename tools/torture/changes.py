@@ -196,23 +196,35 @@ class Writer:
         name: the beginning of the names of those things.
         choose: the source of randomness.
         gate: open while this operator may begin changes.
+        sets: whether it changes named sets, which decide about guests.
+        pause: seconds after each round of changes.
     """
 
-    def __init__(self, name: str, ledger: Ledger, choose: random.Random, gate: Gate) -> None:
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        choose: random.Random,
+        gate: Gate,
+        *,
+        sets: bool = True,
+        pause: float = 0,
+    ) -> None:
         self._name = name
         self._ledger = ledger
         self._random = choose
         self._gate = gate
         self._number = 0
-        self._sets: list[str] = []
+        self._sets: list[str] | None = [] if sets else None
+        self._pause = pause
 
     async def run(self) -> None:
         """Make changes until this task is cancelled; a broker that ends is waited for."""
         while True:
             async with self._gate.passed(), channel_to(self._gate.address) as channel:
                 operator = Operator(channel)
-                while self._gate.is_open and await self._round(operator):
-                    pass
+                while self._gate.is_open and await self._round(operator):  # noqa: ASYNC110  # no event
+                    await asyncio.sleep(self._pause)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _round(self, operator: Operator) -> bool:
@@ -224,7 +236,6 @@ class Writer:
         changes: list[tuple[Thing, str, Callable[[], Any]]] = [
             ((KEY, key), PRESENT, lambda: operator.create_key(key)),
             ((RESOURCE, path), str(number), lambda: operator.set_resource(path, content)),
-            ((SET, name), "in force", lambda: operator.add_set(name)),
         ]
         if number <= CERTIFICATES_OF_WRITER:
             certificate = _certificate(name)
@@ -232,11 +243,13 @@ class Writer:
             changes.append(
                 (thing, PRESENT, lambda: operator.import_certificate(bytes(certificate)))
             )
-        self._sets.append(name)
-        if len(self._sets) > 2 and self._known(old := self._sets[-3], "in force"):
-            changes.append(((SET, old), "retired", lambda: operator.retire_set(old)))
-        if len(self._sets) > 20 and self._known(gone := self._sets.pop(0), "retired"):
-            changes.append(((SET, gone), ABSENT, lambda: operator.delete_set(gone)))
+        if (sets := self._sets) is not None:
+            changes.append(((SET, name), "in force", lambda: operator.add_set(name)))
+            sets.append(name)
+            if len(sets) > 2 and self._known(old := sets[-3], "in force"):
+                changes.append(((SET, old), "retired", lambda: operator.retire_set(old)))
+            if len(sets) > 20 and self._known(gone := sets.pop(0), "retired"):
+                changes.append(((SET, gone), ABSENT, lambda: operator.delete_set(gone)))
         for thing, state, call in changes:
             if not self._gate.is_open or not await self._change(thing, state, call):
                 return False

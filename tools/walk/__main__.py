@@ -25,6 +25,8 @@ PAGES: Final = (
     "docs/guide.md",
     "docs/guide.zh.md",
     "docs/policies.md",
+    "docs/install/debian.md",
+    "docs/install/air-gap.md",
     "examples/README.md",
 )
 """Pages that newcomers follow from the first command to the last."""

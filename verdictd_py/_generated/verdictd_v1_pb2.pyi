@@ -52,12 +52,18 @@ class Key(_message.Message):
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
+    LAST_RELEASED_AT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     changed_at: _builtins.str
     size: _builtins.int
     """bytes; a usable key has 32"""
     problem: _builtins.str
     """empty: it can be used"""
+    releases: _builtins.int
+    """to guests, as far as they are counted"""
+    last_released_at: _builtins.str
+    """empty: none is known"""
     def __init__(
         self,
         *,
@@ -65,10 +71,12 @@ class Key(_message.Message):
         changed_at: _builtins.str = ...,
         size: _builtins.int = ...,
         problem: _builtins.str = ...,
+        releases: _builtins.int = ...,
+        last_released_at: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "name", b"name", "problem", b"problem", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "last_released_at", b"last_released_at", "name", b"name", "problem", b"problem", "releases", b"releases", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,6 +234,8 @@ class Resource(_message.Message):
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
+    LAST_RELEASED_AT_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """<repository>/<type>/<tag>"""
     file: _builtins.str
@@ -235,6 +245,10 @@ class Resource(_message.Message):
     """bytes"""
     problem: _builtins.str
     """empty: it can be served"""
+    releases: _builtins.int
+    """to guests, as far as they are counted"""
+    last_released_at: _builtins.str
+    """empty: none is known"""
     def __init__(
         self,
         *,
@@ -243,10 +257,12 @@ class Resource(_message.Message):
         changed_at: _builtins.str = ...,
         size: _builtins.int = ...,
         problem: _builtins.str = ...,
+        releases: _builtins.int = ...,
+        last_released_at: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "file", b"file", "path", b"path", "problem", b"problem", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "file", b"file", "last_released_at", b"last_released_at", "path", b"path", "problem", b"problem", "releases", b"releases", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -617,6 +633,103 @@ class SetCredentialResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetCredentialResponse: _TypeAlias = SetCredentialResponse  # noqa: Y015
+
+@_typing.final
+class Revision(_message.Message):
+    """A text that was in force. Those of reference data contain the named sets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """of the document"""
+    sha256: _builtins.str
+    """as decisions name it"""
+    since: _builtins.str
+    """when it was first found in force"""
+    in_force: _builtins.bool
+    content: _builtins.str
+    """of GetRevision only"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        since: _builtins.str = ...,
+        in_force: _builtins.bool = ...,
+        content: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "in_force", b"in_force", "name", b"name", "sha256", b"sha256", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Revision: _TypeAlias = Revision  # noqa: Y015
+
+@_typing.final
+class ListRevisionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevisionsRequest: _TypeAlias = ListRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListRevisionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revision]:
+        """the newest first"""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[Global___Revision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevisionsResponse: _TypeAlias = ListRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class GetRevisionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRevisionRequest: _TypeAlias = GetRevisionRequest  # noqa: Y015
 
 @_typing.final
 class Document(_message.Message):
@@ -1289,6 +1402,9 @@ class Guest(_message.Message):
     EARLIER_FIELD_NUMBER: _builtins.int
     JUDGED_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
+    POLICY_SHA256_FIELD_NUMBER: _builtins.int
+    DATA_SHA256_FIELD_NUMBER: _builtins.int
+    COLLATERAL_SHA256_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     at: _builtins.str
     peer: _builtins.str
@@ -1317,7 +1433,15 @@ class Guest(_message.Message):
     judged: _builtins.bool
     """false: it could not be appraised, and the reasons are the broker's own"""
     details: _builtins.str
-    """JSON object, of GetGuest only: certificates, TCB, event log; may be empty"""
+    """JSON object, of GetGuest only: certificates, TCB, event log, what changed since the last
+    accepted boot; may be empty
+    """
+    policy_sha256: _builtins.str
+    """of the policy that decided; empty: none was evaluated"""
+    data_sha256: _builtins.str
+    """of the data with which it decided, named sets included"""
+    collateral_sha256: _builtins.str
+    """of the collateral; empty where that is not known"""
     @_builtins.property
     def advisory_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1359,10 +1483,13 @@ class Guest(_message.Message):
         earlier: _abc.Iterable[_builtins.str] | None = ...,
         judged: _builtins.bool = ...,
         details: _builtins.str = ...,
+        policy_sha256: _builtins.str = ...,
+        data_sha256: _builtins.str = ...,
+        collateral_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisory_ids", b"advisory_ids", "at", b"at", "claims", b"claims", "code", b"code", "details", b"details", "earlier", b"earlier", "evidence", b"evidence", "first_at", b"first_at", "fmspc", b"fmspc", "form", b"form", "id", b"id", "judged", b"judged", "measurements", b"measurements", "not_pinnable", b"not_pinnable", "peer", b"peer", "platform", b"platform", "reasons", b"reasons", "tcb_status", b"tcb_status", "tee", b"tee", "times", b"times", "verdict", b"verdict", "withheld_claims", b"withheld_claims"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisory_ids", b"advisory_ids", "at", b"at", "claims", b"claims", "code", b"code", "collateral_sha256", b"collateral_sha256", "data_sha256", b"data_sha256", "details", b"details", "earlier", b"earlier", "evidence", b"evidence", "first_at", b"first_at", "fmspc", b"fmspc", "form", b"form", "id", b"id", "judged", b"judged", "measurements", b"measurements", "not_pinnable", b"not_pinnable", "peer", b"peer", "platform", b"platform", "policy_sha256", b"policy_sha256", "reasons", b"reasons", "tcb_status", b"tcb_status", "tee", b"tee", "times", b"times", "verdict", b"verdict", "withheld_claims", b"withheld_claims"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1732,21 +1859,47 @@ Global___TestPolicyResponse: _TypeAlias = TestPolicyResponse  # noqa: Y015
 class TestReleaseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class QueryEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """of the appraisal of an accepted guest that the broker remembers"""
     path: _builtins.str
     """keys/<name>, or <repository>/<type>/<tag> of a resource"""
+    @_builtins.property
+    def query(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """what a guest sends with its request over HTTP"""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         path: _builtins.str = ...,
+        query: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "path", b"path", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -717,6 +717,16 @@ class DocumentServiceStub:
                 request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentRequest.SerializeToString,
                 response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentResponse.FromString,
                 _registered_method=True)
+        self.ListRevisions = channel.unary_unary(
+                '/verdictd.v1.DocumentService/ListRevisions',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListRevisionsRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListRevisionsResponse.FromString,
+                _registered_method=True)
+        self.GetRevision = channel.unary_unary(
+                '/verdictd.v1.DocumentService/GetRevision',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.GetRevisionRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Revision.FromString,
+                _registered_method=True)
 
 
 class DocumentServiceServicer:
@@ -755,6 +765,18 @@ class DocumentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRevisions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRevision(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DocumentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -782,6 +804,16 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.DeleteDocument,
                     request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentRequest.FromString,
                     response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentResponse.SerializeToString,
+            ),
+            'ListRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevisions,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListRevisionsRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListRevisionsResponse.SerializeToString,
+            ),
+            'GetRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRevision,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.GetRevisionRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Revision.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -922,6 +954,60 @@ class DocumentService:
             '/verdictd.v1.DocumentService/DeleteDocument',
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentRequest.SerializeToString,
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.DocumentService/ListRevisions',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListRevisionsRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.DocumentService/GetRevision',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.GetRevisionRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.Revision.FromString,
             options,
             channel_credentials,
             insecure,

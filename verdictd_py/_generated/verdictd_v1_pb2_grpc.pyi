@@ -217,6 +217,8 @@ class DocumentServiceStub:
     SetPolicy: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetPolicyRequest, _verdictd_v1_pb2.Document]
     SetReference: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetReferenceRequest, _verdictd_v1_pb2.Document]
     DeleteDocument: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteDocumentRequest, _verdictd_v1_pb2.DeleteDocumentResponse]
+    ListRevisions: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListRevisionsRequest, _verdictd_v1_pb2.ListRevisionsResponse]
+    GetRevision: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.GetRevisionRequest, _verdictd_v1_pb2.Revision]
 
 @_typing.type_check_only
 class DocumentServiceAsyncStub(DocumentServiceStub):
@@ -231,6 +233,8 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     SetPolicy: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetPolicyRequest, _verdictd_v1_pb2.Document]  # type: ignore[assignment]
     SetReference: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetReferenceRequest, _verdictd_v1_pb2.Document]  # type: ignore[assignment]
     DeleteDocument: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteDocumentRequest, _verdictd_v1_pb2.DeleteDocumentResponse]  # type: ignore[assignment]
+    ListRevisions: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListRevisionsRequest, _verdictd_v1_pb2.ListRevisionsResponse]  # type: ignore[assignment]
+    GetRevision: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.GetRevisionRequest, _verdictd_v1_pb2.Revision]  # type: ignore[assignment]
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
     """The documents that decide, by name: policies, reference data, named sets, release policies.
@@ -272,6 +276,20 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _verdictd_v1_pb2.DeleteDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_verdictd_v1_pb2.DeleteDocumentResponse, _abc.Awaitable[_verdictd_v1_pb2.DeleteDocumentResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListRevisions(
+        self,
+        request: _verdictd_v1_pb2.ListRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.ListRevisionsResponse, _abc.Awaitable[_verdictd_v1_pb2.ListRevisionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetRevision(
+        self,
+        request: _verdictd_v1_pb2.GetRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.Revision, _abc.Awaitable[_verdictd_v1_pb2.Revision]]: ...
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -22,6 +22,7 @@ from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.recording import record_and_change
 from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
+from verdictd_py.broker.revisions import Revisions
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import (
     KeyCreated,
@@ -373,3 +374,4 @@ class Administration:
     references: ReferenceAdministrator
     sets: SetAdministrator
     policy_tests: PolicyTests
+    revisions: Revisions

@@ -10,7 +10,9 @@ from functools import partial
 from typing import Final
 from uuid import uuid4
 
-from verdictd_py.broker.history import History, Judgement, JudgementSink
+from verdictd_py.broker.history import History, JudgementSink
+from verdictd_py.broker.judgement import Judgement
+from verdictd_py.broker.presentations import Presentations
 from verdictd_py.broker.sources import Sources
 from verdictd_py.domain.appraisal import Appraisal, DecidedBy
 from verdictd_py.domain.correlation import extended
@@ -113,6 +115,7 @@ class Appraiser:
         self.seconds = seconds
         self._trust = trust
         self._sources = Sources()
+        self._presentations = Presentations()
 
     @property
     def tees(self) -> Tees:
@@ -234,7 +237,7 @@ class Appraiser:
             refusal=refusal,
             policy_skipped=known.policy_skipped,
             decided_by=known.decided_by,
-            presented=None if refusal is None else known.presented,
+            presented=known.presented,
         )
 
     async def _require_acceptable(
@@ -344,9 +347,8 @@ class Appraiser:
         except StorageError as error:
             raise AuditUnavailable(str(error)) from error
         self._sources.note(new)
-        self._history.remember(
-            Judgement.of(appraisal, address, self._tees.measurements(appraisal.tee))
-        )
+        judgement = Judgement.of(appraisal, address, self._tees.measurements(appraisal.tee))
+        self._history.remember(self._presentations.reduced(judgement))
 
 
 def _surroundings_bytes(evidence: Evidence) -> int:

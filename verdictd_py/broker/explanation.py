@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller
 from verdictd_py.encoding import JsonValue

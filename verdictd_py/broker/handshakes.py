@@ -31,7 +31,6 @@ from verdictd_py.errors import (
 from verdictd_py.offload import offload
 from verdictd_py.ports import NO_QUERY, SessionStore, Tees
 from verdictd_py.protocols.rcar import challenges, evidence, messages
-from verdictd_py.protocols.rcar.challenges import Challenges
 from verdictd_py.protocols.rcar.knowntokens import KnownTokens
 from verdictd_py.protocols.rcar.messages import (
     Attestation,
@@ -39,7 +38,8 @@ from verdictd_py.protocols.rcar.messages import (
     Challenge,
     ReleasedResource,
 )
-from verdictd_py.protocols.rcar.tokens import LIFETIME, AttestedGuest, TokenContent, Tokens
+from verdictd_py.protocols.rcar.tokenring import TokenRing
+from verdictd_py.protocols.rcar.tokens import LIFETIME, AttestedGuest, TokenContent
 from verdictd_py.stages import Stage, measured
 
 SESSION_LIFETIME: Final = challenges.LIFETIME
@@ -84,6 +84,7 @@ class Handshakes:
     Args:
         appraiser: appraises HTTP guests as it appraises every guest.
         releaser: releases secrets to guests that were accepted.
+        ring: keys of tokens and challenges.
     """
 
     def __init__(
@@ -92,15 +93,15 @@ class Handshakes:
         appraiser: Appraiser,
         releaser: Releaser,
         sessions: SessionStore,
-        tokens: Tokens,
+        ring: TokenRing,
         clock: Callable[[], datetime],
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._appraiser = appraiser
         self._releaser = releaser
         self._sessions = sessions
-        self._tokens = KnownTokens(tokens)
-        self._challenges = Challenges.of(tokens.key)
+        self._tokens = KnownTokens(ring)
+        self._ring = ring
         self._clock = clock
         self._tees = appraiser.tees
         self._random = random
@@ -122,7 +123,7 @@ class Handshakes:
         session_id = self._random(_ID_BYTES).hex()
         name, now = _name(session_id), self._clock()
         expires = now + SESSION_LIFETIME
-        sealed = self._challenges.seal(challenge, session=name, expires=expires)
+        sealed = self._ring.seal(challenge, session=name, now=now, expires=expires)
         await self._sessions.add_challenge(name, sealed, now=now, expires=expires)
         return NewSession(session_id, challenge)
 
@@ -146,7 +147,7 @@ class Handshakes:
                 "the session is unknown or expired, or its challenge was answered already; "
                 "begin with /auth"
             )
-        return OpenSession(name, self._challenges.open(sealed, session=name, now=now))
+        return OpenSession(name, self._ring.open(sealed, session=name, now=now))
 
     async def attest(self, session: OpenSession, answer: Attestation, *, address: str) -> str:
         """Return the token of a guest that answered its challenge and is accepted.

@@ -11,9 +11,10 @@ import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
-from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.broker.tallies import MAX_BUCKETS, Key
 from verdictd_py.broker.transfer import judgement_as_json, judgement_from_json
 from verdictd_py.errors import RequestError
@@ -24,17 +25,41 @@ BATCH_SECONDS: Final = 5.0
 """Pause between batches."""
 
 
+class Book(Protocol):
+    """Further data that is stored with the history, in rows of a kind of its own.
+
+    Attributes:
+        kind: kind of its rows.
+    """
+
+    kind: str
+
+    def restore(self, rows: Sequence[HistoryRow]) -> None:
+        """Add what an earlier run has stored; rows that cannot be read are ignored."""
+        ...
+
+    def changes(self) -> tuple[Sequence[HistoryRow], Sequence[str]]:
+        """Return the rows that changed since the last call, and the ids of deleted ones."""
+        ...
+
+    def write_again(self) -> None:
+        """Have the next call of `changes` return everything."""
+        ...
+
+
 class HistoryKeeper:
     """Journal of a history (`history.Journal`).
 
     Args:
         history: the history of the broker.
         store: where it is stored.
+        books: further data that is stored with it.
     """
 
-    def __init__(self, history: History, store: HistoryStore) -> None:
+    def __init__(self, history: History, store: HistoryStore, books: Sequence[Book] = ()) -> None:
         self._history = history
         self._store = store
+        self._books = tuple(books)
         self._changed: dict[str, Judgement] = {}
         self._deleted: dict[str, None] = {}
         self._counts: dict[Key, int] = {}
@@ -64,6 +89,10 @@ class HistoryKeeper:
         if self._loaded:
             return
         rows, counts = await self._store.load()
+        for book in self._books:
+            book.restore([row for row in rows if row.kind == book.kind])
+        kinds = {book.kind for book in self._books}
+        rows = [row for row in rows if row.kind not in kinds]
         judgements, unreadable = await offload(
             sum(len(row.body) for row in rows), lambda: _judgements(rows)
         )
@@ -78,13 +107,18 @@ class HistoryKeeper:
 
     async def flush(self) -> None:
         """Store the changes since the last call."""
-        if not self._loaded or not (self._changed or self._deleted or self._counts):
+        if not self._loaded:
             return
-        if not await self._write():
+        others = self._changes_of_books()
+        if not (self._changed or self._deleted or self._counts or any(others)):
+            return
+        if not await self._write(*others):
             judgements, counts = self._history.everything()
             self._changed = {judgement.id: judgement for judgement in judgements}
             self._deleted, self._counts = {}, dict(counts)
-            await self._write()
+            for book in self._books:
+                book.write_again()
+            await self._write(*self._changes_of_books())
 
     async def close(self) -> None:
         """Store the last changes, and close the store."""
@@ -92,14 +126,24 @@ class HistoryKeeper:
         self._history.journal = None
         await self._store.close()
 
-    async def _write(self) -> bool:
+    def _changes_of_books(self) -> tuple[list[HistoryRow], list[str]]:
+        rows: list[HistoryRow] = []
+        ids: list[str] = []
+        for book in self._books:
+            changed, gone = book.changes()
+            rows += changed
+            ids += gone
+        return rows, ids
+
+    async def _write(self, others: Sequence[HistoryRow], gone: Sequence[str]) -> bool:
         changed, self._changed = self._changed, {}
         deleted, self._deleted = self._deleted, {}
         counts, self._counts = self._counts, {}
         rows = await asyncio.to_thread(_rows, tuple(changed.values()))
         newest = max((interval for interval, _, _ in counts), default=MAX_BUCKETS)
         numbers: list[Count] = [(*key, number) for key, number in counts.items()]
-        return await self._store.write(rows, deleted, numbers, newest - MAX_BUCKETS)
+        removed = (*deleted, *gone)
+        return await self._store.write((*rows, *others), removed, numbers, newest - MAX_BUCKETS)
 
 
 def _rows(judgements: Sequence[Judgement]) -> list[HistoryRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verdictd_py.broker.history import Judgement, Verdict
+from verdictd_py.broker.judgement import Judgement, Verdict
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue, quoted

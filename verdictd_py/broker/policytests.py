@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import deciding_data, decode_text, document_name
-from verdictd_py.broker.history import History, Verdict
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Verdict
 from verdictd_py.documents import releasepolicies
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.recorded import RecordedClaims, fault_of, read_recorded
@@ -28,6 +30,7 @@ from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import NotFound, RequestError
 from verdictd_py.offload import offload
 from verdictd_py.ports import (
+    NO_QUERY,
     DocumentStore,
     Kind,
     PolicyDocuments,
@@ -133,7 +136,9 @@ class PolicyTests:
         stored = test.policy if test.policy_text is None else ""
         return replace(report, notes=(*notes(self._tees, recorded, stored), *report.notes))
 
-    async def release(self, caller: Caller, guest: str, path: str) -> ReleaseTest:
+    async def release(
+        self, caller: Caller, guest: str, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> ReleaseTest:
         """Return whether an accepted guest may have a secret, and why. Nothing is released.
 
         1. Find the guest. 2. Find the policy of the longest prefix. 3. Make the report.
@@ -141,6 +146,7 @@ class PolicyTests:
         Args:
             guest: id of an appraisal in the history.
             path: `keys/<name>`, or the path of a resource.
+            query: what a guest sends with its request over HTTP.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError: there is nothing to test.
@@ -159,7 +165,13 @@ class PolicyTests:
         claims: dict[str, JsonValue] = {
             "claims": dict(judgement.claims),
             "appraisal": {"id": judgement.id, "tee": judgement.tee},
-            "resource": {"kind": kind.value, "path": path, "labels": labels_of(path), "query": {}},
+            "resource": {
+                "kind": kind.value,
+                "path": path,
+                "labels": labels_of(path),
+                "query": dict(query),
+            },
+            **self._reporter.token_members(judgement.tee, judgement.claims, judgement.trust),
         }
         report = await self._reporter.report(documents, claims, None)  # 3
         recorded = RecordedClaims(judgement.claims, judgement.tee, judgement.withheld)

@@ -17,7 +17,8 @@ from verdictd_py.broker.changes import (
     ReadRevisions,
     policy_set_event,
 )
-from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement
 from verdictd_py.broker.pinning import PinChange, PinPreview
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.reference import ReferenceData

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from verdictd_py.broker import ciphers
+from verdictd_py.broker.sources import Sources
 from verdictd_py.domain.appraisal import AppraisedPeer, DecidedBy
 from verdictd_py.domain.events import ReleaseRefused, SecretReleased
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
@@ -38,6 +39,7 @@ class Releaser:
         allow_a256ctr: whether packets without a tag are decrypted. It is off by default: an
             attacker with the image can relabel a GCM packet as CTR, which authenticates
             nothing.
+        released: called with the paths of each request that was answered.
     """
 
     def __init__(
@@ -48,12 +50,15 @@ class Releaser:
         policy: ReleasePolicy,
         events: Events,
         allow_a256ctr: bool = False,
+        released: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         self._keys = keys
+        self._released = released
         self._resources = resources
         self._policy = policy
         self._events = events
         self._allow_a256ctr = allow_a256ctr
+        self._sources = Sources()
 
     async def decrypt(
         self, peer: AppraisedPeer, blobs: Sequence[WrappedBlob]
@@ -147,7 +152,9 @@ class Releaser:
         decided_by = reasons.decided_by
         if not reasons:
             return decided_by
+        new = self._sources.new_of_releases((decided_by,))
         await self._events.commit(
+            *new.events,
             ReleaseRefused(
                 peer=peer.address,
                 appraisal=peer.appraisal_id,
@@ -157,8 +164,9 @@ class Releaser:
                 reasons=tuple(reason.text for reason in reasons),
                 policy=None if decided_by is None else decided_by.policy,
                 data=None if decided_by is None else decided_by.data,
-            )
+            ),
         )
+        self._sources.note(new)
         raise NotAuthorized(f"not released to this guest; ask about {peer.appraisal_id}")
 
     async def _record_releases(self, peer: AppraisedPeer, what: str, allowed: _Allowed) -> None:
@@ -176,7 +184,9 @@ class Releaser:
         paths: dict[DecidedBy | None, list[str]] = {}
         for path, decided_by in allowed.items():
             paths.setdefault(decided_by, []).append(path)
+        new = self._sources.new_of_releases(paths)
         await self._events.commit(
+            *new.events,
             *(
                 SecretReleased(
                     peer=peer.address,
@@ -189,8 +199,11 @@ class Releaser:
                     data=None if decided_by is None else decided_by.data,
                 )
                 for decided_by, several in paths.items()
-            )
+            ),
         )
+        self._sources.note(new)
+        if self._released is not None:
+            self._released(tuple(allowed))
 
 
 def decrypt_blob(blob: WrappedBlob, key: SecretBytes, *, allow_a256ctr: bool) -> SecretBytes:

@@ -1,4 +1,4 @@
-"""Sources of appraisals: which documents and which collateral have decided in this process.
+"""Sources of decisions: which documents and which collateral have decided in this process.
 
 A decision names the digests of its sources. The first decision by new ones is preceded by a record
 of them, whatever has changed: a file, a named set that has expired, or collateral that was renewed.
@@ -7,10 +7,11 @@ of them, whatever has changed: a file, a named set that has expired, or collater
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.domain.appraisal import Appraisal, DecidedBy
 from verdictd_py.domain.events import CollateralUsed, DocumentsUsed
 from verdictd_py.domain.eventtypes import Event
 
@@ -21,6 +22,8 @@ recorded again."""
 _COLLATERAL: Final = "collateral"
 """Last part of the key of collateral. The keys of documents end with a digest."""
 
+_RELEASE: Final = ""
+"""First part of the key of the documents of a release, in the place of a TEE."""
 
 _Key = tuple[str, ...]
 
@@ -51,7 +54,18 @@ class Sources:
         if evidence is not None and evidence.collateral is not None:
             until = "" if evidence.valid_until is None else evidence.valid_until.isoformat()
             keys += ((evidence.tee, evidence.collateral, until, _COLLATERAL),)
-        new = tuple(key for key in keys if key not in self._recorded)
+        return self._new(keys)
+
+    def new_of_releases(self, decided: Iterable[DecidedBy | None]) -> NewSources:
+        """Return what must be recorded before the result of decisions about releases.
+
+        Args:
+            decided: the documents of each; None for a decision without a policy.
+        """
+        return self._new(tuple((_RELEASE, by.policy, by.data) for by in decided if by is not None))
+
+    def _new(self, keys: tuple[_Key, ...]) -> NewSources:
+        new = tuple(dict.fromkeys(key for key in keys if key not in self._recorded))
         return NewSources(new, tuple(map(_event_of, new))) if new else NOTHING
 
     def note(self, new: NewSources) -> None:
@@ -66,5 +80,7 @@ def _event_of(key: _Key) -> Event:
     if key[-1] == _COLLATERAL:
         tee, digest, until, _ = key
         return CollateralUsed(tee=tee, sha256=digest, until=until or None)
-    tee, policy, reference = key
-    return DocumentsUsed(tee=tee, policy=policy, reference=reference)
+    tee, policy, data = key
+    if tee == _RELEASE:
+        return DocumentsUsed(policy=policy, data=data)
+    return DocumentsUsed(tee=tee, policy=policy, reference=data)

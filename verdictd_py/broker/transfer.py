@@ -13,14 +13,19 @@ from __future__ import annotations
 import asyncio
 from base64 import b64decode, b64encode
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Judgement, Verdict
 from verdictd_py.broker.retention import CAPACITY
 from verdictd_py.broker.standing import GuestStatus, Standing
+from verdictd_py.broker.uses import Use, Uses
+from verdictd_py.domain.appraisal import DecidedBy
+from verdictd_py.domain.tcb import TcbComparison, TcbComponent
+from verdictd_py.domain.trust import UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, ReasonKind, RequestError, VerdictdError
 
@@ -46,6 +51,7 @@ Kind = TypeVar("Kind")
 
 def judgement_as_json(judgement: Judgement) -> dict[str, JsonValue]:
     """Return all fields of a judgement."""
+    by = judgement.decided_by
     return {
         "id": judgement.id,
         "at": judgement.at.isoformat(),
@@ -70,6 +76,10 @@ def judgement_as_json(judgement: Judgement) -> dict[str, JsonValue]:
         "earlier": list(judgement.earlier),
         "quote": b64encode(judgement.quote).decode(),
         "event_log": b64encode(judgement.event_log).decode(),
+        "decided_by": None if by is None else [by.policy, by.data],
+        "collateral": judgement.collateral,
+        "trust": dict(judgement.trust),
+        "tcb": None if judgement.tcb is None else _tcb_as_json(judgement.tcb),
     }
 
 
@@ -104,6 +114,10 @@ def judgement_from_json(value: JsonValue) -> Judgement:
         earlier=fields.texts("earlier"),
         quote=fields.binary("quote"),
         event_log=fields.binary("event_log"),
+        decided_by=_decided_by(fields),
+        collateral=fields.text("collateral"),
+        trust=_trust(fields),
+        tcb=_tcb_from_json(fields.any("tcb")),
     )
 
 
@@ -140,6 +154,54 @@ def status_from_json(value: JsonValue) -> GuestStatus:
         code=fields.of("code", str),
         reasons=fields.texts("reasons"),
     )
+
+
+def _decided_by(fields: _Fields) -> DecidedBy | None:
+    """Return the documents that decided; an earlier version did not store them."""
+    value = fields.any("decided_by")
+    if value is None:
+        return None
+    match value:
+        case [str(policy), str(data)]:
+            return DecidedBy(policy, data)
+    raise _other_form("decided_by")
+
+
+def _trust(fields: _Fields) -> TrustVector:
+    """Return the trust vector; an earlier version did not store it."""
+    value = fields.any("trust")
+    if value is None:
+        return UNTRUSTED
+    if not isinstance(value, dict):
+        raise _other_form("trust")
+    vector = {name: number for name, number in value.items() if isinstance(number, int)}
+    if len(vector) != len(value):
+        raise _other_form("trust")
+    return vector
+
+
+def _tcb_as_json(tcb: TcbComparison) -> JsonValue:
+    rows: list[JsonValue] = [
+        [each.name, each.has, each.level, each.newest, each.elsewhere] for each in tcb.components
+    ]
+    return [tcb.status, tcb.date, tcb.newest_status, tcb.newest_date, rows]
+
+
+def _tcb_from_json(value: JsonValue) -> TcbComparison | None:
+    if value is None:
+        return None
+    match value:
+        case [str(status), str(date), str(newest), str(newest_date), list(rows)]:
+            components = tuple(map(_component, rows))
+            return TcbComparison(status, date, newest, newest_date, components)
+    raise _other_form("tcb")
+
+
+def _component(value: JsonValue) -> TcbComponent:
+    match value:
+        case [str(name), int(has), int() | None as level, int(newest), bool(elsewhere)]:
+            return TcbComponent(name, has, level, newest, elsewhere)
+    raise _other_form("tcb")
 
 
 def _reason_as_json(reason: Reason) -> dict[str, JsonValue]:
@@ -194,6 +256,14 @@ class _Fields:
             raise _other_form(name)
         return tuple(values)
 
+    def any(self, name: str) -> JsonValue:
+        """Return the member with this name; None if there is none."""
+        return self._members.get(name)
+
+    def text(self, name: str) -> str:
+        """Return the text with this name; empty if there is none."""
+        return "" if name not in self._members else self.of(name, str)
+
     def binary(self, name: str) -> bytes:
         """Return the bytes of a member in base64."""
         try:
@@ -244,6 +314,7 @@ class Outbox:
         self._waiting: deque[Judgement] = deque()
         self._numbers: Counter[Verdict] = Counter()
         self._omitted: Counter[Verdict] = Counter()
+        self._uses = Uses()
         self._batches = 0
         self._stored = asyncio.Event()
 
@@ -253,6 +324,11 @@ class Outbox:
         self._numbers[judgement.verdict] += 1
         if self._numbers[judgement.verdict] > self._capacity:
             self._omit_oldest(judgement.verdict)
+        self._stored.set()
+
+    def note_release(self, paths: Sequence[str], at: datetime) -> None:
+        """Count a release of each path until it is delivered."""
+        self._uses.note(paths, at)
         self._stored.set()
 
     async def deliver(self, send: Callable[[JsonValue], Awaitable[object]]) -> None:
@@ -265,19 +341,21 @@ class Outbox:
         while True:
             await self._stored.wait()
             self._stored.clear()
-            while self._waiting or self._omitted:
+            while self._waiting or self._omitted or self._uses:
                 await self._deliver_batch(send)
 
     async def _deliver_batch(self, send: Callable[[JsonValue], Awaitable[object]]) -> None:
         batch = self._next_batch()
         self._numbers.subtract(judgement.verdict for judgement in batch)
         omitted, self._omitted = self._omitted, Counter()
+        uses, self._uses = self._uses, Uses()
         self._batches += 1
         body: JsonValue = {
             "outbox": self._id,
             "batch": self._batches,
             "omitted": {verdict.value: number for verdict, number in omitted.items()},
             "judgements": [judgement_as_json(judgement) for judgement in batch],
+            "uses": {path: [use.number, use.last_at.isoformat()] for path, use in uses.items()},
         }
         for _ in range(ATTEMPTS):
             try:
@@ -287,6 +365,7 @@ class Outbox:
             else:
                 await asyncio.sleep(PAUSE_SECONDS)
                 return
+        self._uses.add(dict(uses.items()))
         self._omitted += omitted + Counter(judgement.verdict for judgement in batch)
 
     def _next_batch(self) -> list[Judgement]:
@@ -306,6 +385,17 @@ class Outbox:
                 self._numbers[verdict] -= 1
                 self._omitted[verdict] += 1
                 return
+
+
+def _uses(members: Mapping[str, JsonValue]) -> dict[str, Use]:
+    found = {}
+    for path, value in members.items():
+        match value:
+            case [int(number), str(at)] if number > 0:
+                found[path] = Use(number, _Fields({"at": at}).time("at"))
+            case _:
+                raise _other_form("uses")
+    return found
 
 
 class Inbox:
@@ -328,6 +418,7 @@ class Inbox:
         identity = fields.of("outbox", str), fields.of("batch", int)
         judgements = tuple(map(judgement_from_json, fields.of("judgements", list)))
         omitted = _Fields(fields.of("omitted", dict))
+        uses = _uses(fields.of("uses", dict))
         numbers = {verdict: omitted.number(verdict.value) for verdict in Verdict}
         outbox, batch = self._last.get(worker, ("", 0))
         if identity[0] == outbox and identity[1] <= batch:
@@ -337,3 +428,4 @@ class Inbox:
             self._history.count_omitted(verdict, number)
         for judgement in judgements:
             self._history.remember(judgement)
+        self._history.uses.add(uses)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, moment, print
 from verdictd_py.config import DEFAULT_DATA_DIR
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.export import FORMATS, as_text
+from verdictd_py.events.following import Follower
 from verdictd_py.events.heads import HeadVerifier
 from verdictd_py.events.loggedheads import LoggedHead, heads_in
 from verdictd_py.events.reading import (
@@ -25,7 +27,6 @@ from verdictd_py.events.reading import (
     AuditRecord,
     Filter,
     merged,
-    read_line,
 )
 from verdictd_py.events.scan import Scan, files_of, scan_all
 from verdictd_py.events.verification import Findings, verified
@@ -86,6 +87,11 @@ def build_parser() -> Parser:
         default=[],
         type=Path,
         help="a log of the broker from another host, whose audit.head lines must all agree",
+    )
+    verify.add_argument(
+        "--stopped",
+        action="store_true",
+        help="no broker writes the files: with --key, their ends must be signed as well",
     )
     verify.add_argument("--json", action="store_true", help="output as JSON")
     tail = _action(actions, "tail", "print the last records", _tail)
@@ -177,7 +183,16 @@ def _verify(options: argparse.Namespace) -> int:
     scans = scan_all(_files(options.paths), expected)
     complete = not options.paths or any(path.is_dir() for path in options.paths)
     logged = [head for path in options.log for head in _heads(path)]
-    findings = verified(scans, complete=complete, keys=keys, expected=expected, logged=logged)
+    if options.stopped and not keys:
+        raise ConfigError("--stopped has an effect with --key only; give the public key as well")
+    findings = verified(
+        scans,
+        complete=complete,
+        keys=keys,
+        expected=expected,
+        logged=logged,
+        stopped=options.stopped,
+    )
     if options.json:
         CommandOutput("audit-verification", _report(scans, findings)).print(Form.JSON)
     else:
@@ -257,30 +272,24 @@ def _search(options: argparse.Namespace) -> int:
 
 
 def _tail(options: argparse.Namespace) -> int:
-    for line in as_text(deque(_found(options), maxlen=max(options.lines, 0))):
-        sys.stdout.write(line)
-    if options.follow:
-        _follow(options)
+    wanted = _filter(options)
+    follower = Follower(partial(_files_now, options.paths))
+    records = follower.before(merged(_files(options.paths)))
+    last = deque(filter(wanted.admits, records), maxlen=max(options.lines, 0))
+    sys.stdout.writelines(as_text(last))
+    while options.follow:
+        sys.stdout.flush()
+        time.sleep(FOLLOW_SECONDS)
+        sys.stdout.writelines(as_text(filter(wanted.admits, follower.new())))
     return EXIT_OK
 
 
-def _follow(options: argparse.Namespace) -> None:
-    """Print new records until the program is interrupted."""
-    wanted = _filter(options)
-    positions = {path: path.stat().st_size for path in _files(options.paths)}
-    counts = dict.fromkeys(positions, 0)
-    while True:
-        sys.stdout.flush()
-        time.sleep(FOLLOW_SECONDS)
-        for path in _files(options.paths):
-            with path.open("rb") as stream:
-                stream.seek(positions.setdefault(path, 0))
-                while (line := stream.readline()).endswith(b"\n"):
-                    positions[path] = stream.tell()
-                    counts[path] = counts.get(path, 0) + 1
-                    record = read_line(path.name, counts[path], line)
-                    if wanted.admits(record):
-                        sys.stdout.writelines(as_text((record,)))
+def _files_now(paths: Sequence[Path]) -> list[Path]:
+    """Return the files as `_files` does; none while the directory has none."""
+    try:
+        return _files(paths)
+    except ConfigError:
+        return []
 
 
 def _show(options: argparse.Namespace) -> int:

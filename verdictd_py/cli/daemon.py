@@ -6,16 +6,19 @@ import asyncio
 import sys
 import traceback
 from argparse import SUPPRESS
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from verdictd_py import __version__
 from verdictd_py.cli.hardening import harden, require_local_sockets
 from verdictd_py.cli.main import COMMANDS
 from verdictd_py.cli.parsing import Parser
 from verdictd_py.errors import VerdictdError
+
+if TYPE_CHECKING:
+    from verdictd_py.config import Settings, Unsafe
 
 _SWITCH: Final = ""
 
@@ -32,9 +35,14 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--kbs-admins",), "FILE", "TOML: public keys of administrators over HTTP (none)"),
     (("--kbs-token-key",), "FILE", "P-256 key that signs attestation tokens, PEM (a new one)"),
     (
+        ("--kbs-token-key-days",),
+        "DAYS",
+        "age at which brokers that share an engine add a new one (30)",
+    ),
+    (
         ("--kbs-sessions",),
-        "FILE",
-        "SQLite file of sessions that brokers of this host share (memory)",
+        "STORE",
+        "sessions that brokers share: valkeys://, postgresql://, or a SQLite file (memory)",
     ),
     (
         ("--verifier",),
@@ -46,6 +54,19 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--tls",), "NAME", "accepted: openssl"),
     (("--crypto",), "NAME", "accepted: openssl"),
     (("--data-dir",), "DIR", "keys, policies, resources (/opt/verdictd)"),
+    (
+        ("--seal",),
+        "URI",
+        "key that seals keys and resources: file:/path, credential:NAME, pkcs11:... (not sealed)",
+    ),
+    (("--seal-strict",), _SWITCH, "refuse objects that are not sealed, also without an index"),
+    (
+        ("--seal-cache-seconds",),
+        "S",
+        "use unwrapped data keys again for so long, also without the key's provider (never)",
+    ),
+    (("--store",), "URL", "postgresql://USER@HOST/DATABASE; needs --seal (the data directory)"),
+    (("--store-password-file",), "FILE", "the password of that user (~/.pgpass, or none)"),
     (("--collateral",), "PATH", "JSON file or directory of collateral, instead of fetching it"),
     (("--collateral-url",), "URL[,URL]", "PCS or PCCS, tried in order; '' for none (Intel's)"),
     (("--collateral-ca",), "FILE", "CAs of the PCCS, PEM (the system's)"),
@@ -124,6 +145,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--audit-keep-days",), "DAYS", "remove audit files after so long, with a proof (never)"),
     (("--audit-keep-bytes",), "N", "remove the oldest audit files beyond this size (no limit)"),
     (("--status",), "ADDR", "HTTP listener of /metrics, /livez and /readyz (not given)"),
+    (("--traces",), "URL", "OpenTelemetry collector that receives traces, OTLP (not given)"),
     (
         ("--reload-on-change",),
         _SWITCH,
@@ -138,6 +160,21 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     ),
 )
 
+SETTINGS_OF_TEES: Final[dict[str, tuple[str, str, object]]] = {
+    "verifier": (
+        "TEEs to serve; without it, tdx at once and each other TEE once a measurement is pinned.",
+        "list of names",
+        ["tdx", "sgx"],
+    ),
+    "attester": ("Evidence that the broker presents about itself.", "nullattester or tdx", "tdx"),
+    "allow_rtmr3_mismatch": (
+        "Whether guests may extend RTMR3 without an entry in their event log.",
+        "true or false",
+        True,
+    ),
+}
+"""Sentence, unit and example of settings whose texts name TEEs, see `cli.config.explained`."""
+
 UNSAFE_OPTIONS: Final = (
     (("--insecure-nullverifier",), _SWITCH, "with --verifier nullverifier: secrets for any client"),
     (("--insecure-client-api",), _SWITCH, "client API without TLS off loopback: for any client"),
@@ -147,6 +184,7 @@ UNSAFE_OPTIONS: Final = (
     (("--insecure-sample-data-dir",), _SWITCH, "also with the secrets of this --data-dir"),
     (("--unsafe-tdx-root-ca",), "FILE", "trust this root, not Intel's; needs --data-dir"),
     (("--unsafe-writable-files",), _SWITCH, "use files that other users may change"),
+    (("--unsafe-store-tls",), _SWITCH, "--store: also with an sslmode that verifies no server"),
 )
 
 
@@ -158,25 +196,61 @@ def run(argv: Sequence[str]) -> int:
     """
     arguments = vars(build_parser().parse_args(list(argv)))
     # Late: `--help` and a wrong option need not load the broker, which takes a second.
-    from verdictd_py import config  # noqa: PLC0415
     from verdictd_py import daemon as app  # noqa: PLC0415
     from verdictd_py.daemon.process import EXIT_FAILED, end_within  # noqa: PLC0415
 
-    file = arguments.pop("config", None)
-    unsafe = {name: arguments.pop(name) for name in tuple(arguments) if name in config.UNSAFE_NAMES}
-    if "unsafe_tdx_root_ca" in unsafe:
-        unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
-    read = partial(config.load, arguments, file=None if file is None else Path(file))
+    given = settings_given(arguments)
     harden()
     require_local_sockets()
     try:
-        running = app.run(read(), config.Unsafe(**unsafe), reread=read, on_stopping=end_within)
+        running = app.run(given.load(), given.unsafe, reread=given.load, on_stopping=end_within)
         return asyncio.run(running)
     except VerdictdError:
         raise
     except Exception as error:  # noqa: BLE001  # a traceback is no line, and could quote a secret
         print(f"verdictd-py: {described(error)}", file=sys.stderr)
         return EXIT_FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The settings on a command line.
+
+    Attributes:
+        flags: values by field name.
+        file: the file of `--config`.
+    """
+
+    flags: dict[str, Any]
+    unsafe: Unsafe
+    file: Path | None
+
+    def load(self) -> Settings:
+        """Load the settings from every source.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+        from verdictd_py import config  # noqa: PLC0415  # late, as in `run`
+
+        return config.load(self.flags, file=self.file)
+
+
+def settings_given(arguments: Mapping[str, Any]) -> Given:
+    """Return the settings among parsed arguments, see `add_settings`."""
+    from verdictd_py import config  # noqa: PLC0415  # late, as in `run`
+
+    names = {_field(options) for options, _, _ in OPTIONS}
+    flags = {name: value for name, value in arguments.items() if name in names - {"config"}}
+    unsafe = {name: value for name, value in arguments.items() if name in config.UNSAFE_NAMES}
+    if "unsafe_tdx_root_ca" in unsafe:
+        unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
+    file = arguments.get("config")
+    return Given(flags, config.Unsafe(**unsafe), None if file is None else Path(file))
+
+
+def _field(names: Sequence[str]) -> str:
+    return names[-1].removeprefix("--").replace("-", "_")
 
 
 def described(error: Exception) -> str:
@@ -200,6 +274,12 @@ def build_parser() -> Parser:
         "exit status: 0 stopped by SIGTERM, 1 a failure ended it, 2 it could not start",
     )
     parser.add_argument("-V", "--version", action="version", version=f"verdictd-py {__version__}")
+    add_settings(parser)
+    return parser
+
+
+def add_settings(parser: Parser) -> None:
+    """Add every setting of the daemon and `--config`, without defaults, and the unsafe options."""
     unsafe = parser.add_argument_group("unsafe, on the command line only")
     for group, options in ((parser, OPTIONS), (unsafe, UNSAFE_OPTIONS)):
         for names, placeholder, text in options:
@@ -207,4 +287,3 @@ def build_parser() -> Parser:
                 group.add_argument(*names, action="store_true", default=SUPPRESS, help=text)
             else:
                 group.add_argument(*names, metavar=placeholder, default=SUPPRESS, help=text)
-    return parser

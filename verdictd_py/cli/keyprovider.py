@@ -27,7 +27,10 @@ from verdictd_py.events.audit import AuditTrail
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey
+from verdictd_py.sealing.registry import open_key
+from verdictd_py.sealing.sealer import EnvelopeSealer
 from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.objects import Objects, SealedObjects
 from verdictd_py.storage.stores import KEYS, RESOURCES, DirectoryKeyStore
 
 _AUDIT: Final = "audit"
@@ -85,6 +88,9 @@ def build_parser() -> Parser:
         help=f"data directory of the daemon ({DEFAULT_DATA_DIR})",
     )
     parser.add_argument(
+        "--seal", metavar="URI", help="key that seals its keys, as for the daemon (not sealed)"
+    )
+    parser.add_argument(
         "--keyprovider-name",
         metavar="NAME",
         help="provider to serve (the only one in a request)",
@@ -115,7 +121,7 @@ async def _answer(content: bytes, options: Namespace) -> bytes:
         directory.make(name)
     trail = _Trail(options.data_dir / _AUDIT)
     wrapper = Wrapper(
-        keys=DirectoryKeyStore(directory),
+        keys=DirectoryKeyStore(directory, _objects(directory, options.seal)),
         events=trail,
         default_key=_default_key(options.default_wrap_key),
         allow_a256ctr=options.allow_a256ctr,
@@ -141,6 +147,13 @@ async def _answer_to(
     else:
         packet = await wrapper.wrap(caller, parameter, request.optsdata)
     return protocol.encode_wrapped(packet)
+
+
+def _objects(directory: Directory, location: str | None) -> Objects | None:
+    """Return the sealed objects of the data directory; None without `--seal`."""
+    if location is None:
+        return None
+    return SealedObjects(directory, EnvelopeSealer(open_key(location)))
 
 
 def _default_key(text: str | None) -> ExistingKey | KbsKey | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Final
 
@@ -24,17 +24,23 @@ COMMANDS: Final = {
     "audit": "verify an audit trail; find and export its records",
     "collateral": "fetch, display and verify collateral for an air-gapped site",
     "completion": "complete this program's command line in bash, zsh, fish, PowerShell or tcsh",
+    "config": "write, check and display the configuration; starts nothing",
     "demo": "a broker and its guests on loopback, without hardware, in a minute",
+    "doctor": "whether this host and these settings let the broker start and serve guests",
     "eventlog": "display a guest's boot event log, and verify it against a quote",
     "guest": "a reference guest: attest, then request a key or a resource",
     "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",
     "man": "the manual page of verdictd-py or verdict-py",
     "policy": "check and test a policy without a broker, exactly as the daemon would",
+    "store": "seal the store of keys and resources, and verify it",
 }
 
 
-_LIMITED: Final = frozenset({"appraise", "audit", "collateral", "eventlog", "policy"})
+_LIMITED: Final = frozenset({"appraise", "audit", "collateral", "eventlog", "policy", "store"})
 """Commands that take any time and answer at their end: they have progress and `--timeout`."""
+
+_OWN_PROGRESS: Final = frozenset({"store"})
+"""Those of them that display their progress themselves."""
 
 
 @contextmanager
@@ -43,7 +49,8 @@ def _supervised(name: str, arguments: Sequence[str]) -> Iterator[None]:
     if name not in _LIMITED:
         yield
         return
-    with progress.until_output(f"verdictd-py {name}"), limited(requested(arguments)):
+    shown = nullcontext() if name in _OWN_PROGRESS else progress.until_output(f"verdictd-py {name}")
+    with shown, limited(requested(arguments)):
         yield
 
 

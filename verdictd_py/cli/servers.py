@@ -12,7 +12,7 @@ import pwd
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -97,14 +97,27 @@ def _connections(port: int) -> Iterator[tuple[Endpoint, Endpoint]]:
     """Yield both ends, the own one first, of each connection of this process to a port."""
     for descriptor in _descriptors():
         with suppress(OSError, ValueError):
-            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                continue
-            with closing(socket.socket(fileno=os.dup(descriptor))) as connection:
-                if connection.family not in (socket.AF_INET, socket.AF_INET6):
-                    continue
-                server = _endpoint(connection.getpeername())
-                if server.port == port:
-                    yield _endpoint(connection.getsockname()), server
+            ends = _ends(descriptor)
+            if ends is not None and ends[1].port == port:
+                yield ends
+
+
+def _ends(descriptor: int) -> tuple[Endpoint, Endpoint] | None:
+    """Return both ends of the TCP connection of a descriptor; None if it has none.
+
+    Raises:
+        OSError: the descriptor is closed, or is not a connected socket. A descriptor that only
+            names a socket (`O_PATH`) has the status of one.
+    """
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        return None
+    connection = socket.socket(fileno=descriptor)
+    try:
+        if connection.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        return _endpoint(connection.getsockname()), _endpoint(connection.getpeername())
+    finally:
+        connection.detach()  # it belongs to another object
 
 
 def _descriptors() -> list[int]:

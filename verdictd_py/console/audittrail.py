@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from verdictd_py.errors import StorageError
 from verdictd_py.events import reading
@@ -18,6 +18,8 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 
 MAX_RECORDS: Final = 100
 MAX_FILES: Final = 200
+
+Record = TypeVar("Record")
 
 _SUMMARY: Final = ("kid", "path", "name", "file", "values", "code", "caller", "appraisal", "peer")
 """Fields that say most about a record, in this order."""
@@ -102,10 +104,35 @@ def search(directory: Path, wanted: AuditSearch) -> AuditView:
     Raises:
         StorageError: the trail cannot be read.
     """
+    found, files, complete = _search(directory, wanted, MAX_RECORDS, AuditRecord.of)
+    found.sort(key=lambda record: (record.time, record.number), reverse=True)
+    return AuditView(files, tuple(found[:MAX_RECORDS]), complete=complete)
+
+
+def newest_records(
+    directory: Path, wanted: AuditSearch, number: int
+) -> tuple[list[reading.AuditRecord], bool]:
+    """Return the newest matching records, the newest first, and whether the whole trail was read.
+
+    Raises:
+        StorageError: the trail cannot be read.
+    """
+    found, _, complete = _search(directory, wanted, number, lambda record: record)
+    found.sort(key=lambda record: (record.time, record.number), reverse=True)
+    return found[:number], complete
+
+
+def _search(
+    directory: Path,
+    wanted: AuditSearch,
+    number: int,
+    convert: Callable[[reading.AuditRecord], Record],
+) -> tuple[list[Record], tuple[tuple[str, int], ...], bool]:
+    """Return the newest records of each file, all files, and whether everything was read."""
     try:
         paths = sorted(files_of(directory), reverse=True)
         sizes = [(path, path.stat().st_size) for path in paths[:MAX_FILES]]
-        found: list[AuditRecord] = []
+        found: list[Record] = []
         left, complete = MAX_BYTES, len(paths) <= MAX_FILES
         for path, size in sizes:
             if left <= 0 or path.suffix == COMPRESSED:
@@ -114,13 +141,11 @@ def search(directory: Path, wanted: AuditSearch) -> AuditView:
             complete = complete and size <= left
             matching = (r for r in _records(path, min(size, left)) if wanted.admits(r))
             # A file has its newest records at its end.
-            found += deque(map(AuditRecord.of, matching), MAX_RECORDS)
+            found += deque(map(convert, matching), number)
             left -= size
     except OSError as error:
         raise StorageError(f"the audit trail cannot be read: {error.strerror}") from error
-    found.sort(key=lambda record: (record.time, record.number), reverse=True)
-    files = tuple((path.name, size) for path, size in sizes)
-    return AuditView(files, tuple(found[:MAX_RECORDS]), complete=complete)
+    return found, tuple((path.name, size) for path, size in sizes), complete
 
 
 def _records(path: Path, last_bytes: int) -> Iterator[reading.AuditRecord]:

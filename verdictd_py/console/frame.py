@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import quote, urlencode
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
@@ -23,6 +23,10 @@ _MENU: Final = (
     ("/collateral", "Collateral"),
     ("/audit", "Audit"),
 )
+
+
+_NOT_OF_THE_PAGE: Final = ("lang", "code", "auto")
+"""Values of an address that a link to the same page does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,28 @@ class MenuItem:
     meaning: str = ""
 
 
-def _no_token(change: str) -> str:
-    raise RuntimeError(f"no form is displayed on this page: {change}")
+class Tokens(Protocol):
+    """Maker of tokens for the forms of one page.
+
+    Attributes:
+        made: the tokens with their changes.
+    """
+
+    made: list[tuple[str, str]]
+
+    def __call__(self, change: str) -> str:
+        """Return a new token for a change, by the path of its form."""
+        ...
+
+
+class _NoTokens:
+    """Maker of tokens for a page without forms."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, str]] = []
+
+    def __call__(self, change: str) -> str:
+        raise RuntimeError(f"no form is displayed on this page: {change}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +93,7 @@ class Frame:
     read_only: bool = False
     changes: bool = False
     signs_out: bool = False
-    token: Callable[[str], str] = _no_token
+    token: Tokens = field(default_factory=_NoTokens)
     now: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
     path: str = "/"
     query: Sequence[tuple[str, str]] = ()
@@ -95,7 +119,7 @@ class Frame:
         The path is what the client sent. Browsers read two slashes or backslashes at its beginning
         as the name of another host.
         """
-        others = [(name, value) for name, value in self.query if name not in ("lang", "code")]
+        others = [(name, value) for name, value in self.query if name not in _NOT_OF_THE_PAGE]
         path = "/" + quote(self.path.lstrip("/"))
         return f"{path}?{urlencode([*others, ('lang', code)])}"
 

@@ -25,6 +25,7 @@ PAGES: Final[Mapping[str, Page]] = {
     "/keys": keys.keys_page,
     "/collateral": collateral.collateral_page,
     "/audit": audit.audit_page,
+    "/audit/export": audit.audit_export,
 }
 
 CHANGES: Final[Mapping[str, Change]] = {

@@ -20,4 +20,4 @@ async def collateral_page(site: Site, visit: Visit) -> Answer:
         site.sources.grace_days,
     )
     values: dict[str, Any] = {"view": view, "grace_days": site.sources.grace_days}
-    return site.rendered(visit, frame, "collateral.html", values)
+    return await site.page(visit, frame, "collateral.html", values)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.console.operations import OperationFailed
+from verdictd_py.console.receiving import AUTOMATIC
 from verdictd_py.console.requests import Visit
+from verdictd_py.console.revisions import revision
 from verdictd_py.console.site import Answer, Site, computed, gather, http_status, path_of
 from verdictd_py.console.views import guest as one
 from verdictd_py.console.views.guests import Filters, guest_list
@@ -56,7 +59,8 @@ async def guests_page(site: Site, visit: Visit, problem: str = "", status: int =
     every = visit.asked("every") if visit.asked("every") in _PERIODS else ""
 
     def url(**changed: object) -> str:
-        names = {**dict(visit.query), "start": "", **{k: str(v) for k, v in changed.items()}}
+        names = {**dict(visit.query), "start": "", AUTOMATIC: ""}
+        names |= {name: str(value) for name, value in changed.items()}
         kept = {n: v for n, v in names.items() if n != "lang" and (v or n == "verdict")}
         return f"/guests?{urlencode(kept)}"
 
@@ -81,8 +85,8 @@ async def guests_page(site: Site, visit: Visit, problem: str = "", status: int =
         "problem": problem,
         "done": say("The guest was disconnected.") if visit.asked("done") == "disconnect" else "",
     }
-    headers = {"Refresh": every} if every else {}
-    return site.rendered(visit, frame, "guests.html", values, status=status, headers=headers)
+    headers = {"Refresh": f"{every}; url={url(auto='1')}"} if every else {}
+    return await site.page(visit, frame, "guests.html", values, status=status, headers=headers)
 
 
 async def guest_page(site: Site, visit: Visit, problem: str = "", status: int = 200) -> Answer:
@@ -92,7 +96,7 @@ async def guest_page(site: Site, visit: Visit, problem: str = "", status: int = 
     values = await guest_values(site, visit, guest_id)
     done = visit.language("The values are pinned.") if visit.asked("done") == "pin" else ""
     values |= {"problem": problem or values["problem"], "done": done}
-    return site.rendered(visit, frame, "guest.html", values, status=status)
+    return await site.page(visit, frame, "guest.html", values, status=status)
 
 
 async def guest_values(site: Site, visit: Visit, guest_id: str) -> dict[str, Any]:
@@ -102,10 +106,11 @@ async def guest_values(site: Site, visit: Visit, guest_id: str) -> dict[str, Any
         OperationFailed: there is no such guest, or the person may not see it.
     """
     guest = await visit.operations.call(f"{_APPRAISALS}/GetGuest", v1.GetGuestRequest(id=guest_id))
-    (reference, sets), (preview, why), others = await gather(
+    (reference, sets), (preview, why), others, decided = await gather(
         _expected(visit, guest.tee),
         _preview(visit, guest, visit.asked_all("field") or visit.sent_all("field")),
         all_guests(visit),
+        _decided(visit, guest),
     )
     expected = one.Expectations.of(reference, sets, site.meanings(guest.tee))
     page = await computed(
@@ -118,7 +123,49 @@ async def guest_values(site: Site, visit: Visit, guest_id: str) -> dict[str, Any
         set_name=visit.asked("set") or visit.sent("set"),
         expires=visit.asked("expires") or visit.sent("expires"),
     )
-    return {"page": page, "problem": why}
+    return {"page": page, "problem": why, "decided": decided}
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A document that decided about a guest.
+
+    Attributes:
+        what: what it is, a key of the translations.
+        digest: SHA-256 of its text at that time.
+        name: its name; empty if its text is not stored.
+        in_force: whether this text is in force now; None if that is not known.
+        path: page that compares it with the text in force; empty if there is nothing to compare.
+    """
+
+    what: str
+    digest: str
+    name: str = ""
+    in_force: bool | None = None
+    path: str = ""
+
+
+async def _decided(visit: Visit, guest: v1.Guest) -> list[Decided]:
+    """Return the documents that decided about a guest, and whether they are in force now."""
+    tee = quote(guest.tee, safe="")
+    found = []
+    for what, digest, path in (
+        ("Policy", guest.policy_sha256, "/policies?name={name}"),
+        ("Reference values with named sets", guest.data_sha256, f"/reference?tee={tee}"),
+    ):
+        if not digest:
+            continue
+        try:
+            text = await revision(visit, digest)
+        except OperationFailed:
+            found.append(Decided(what, digest))
+            continue
+        compared = f"{path.format(name=quote(text.name, safe=''))}&revision={digest}#difference"
+        decided = Decided(what, digest, text.name, text.in_force)
+        found.append(decided if text.in_force else replace(decided, path=compared))
+    if guest.collateral_sha256:
+        found.append(Decided("Collateral", guest.collateral_sha256))
+    return found
 
 
 async def pin(site: Site, visit: Visit) -> str:

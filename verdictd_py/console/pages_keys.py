@@ -24,13 +24,20 @@ _DONE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A stored object: its name, its size in bytes, its age in days, and what is wrong with it."""
+    """A stored object: its name, its size in bytes, its age in days, and what is wrong with it.
+
+    Attributes:
+        releases: number of releases to guests, as far as they are counted.
+        released_at: time of the last one; empty if none is known.
+    """
 
     name: str
     size: int
     changed_at: str
     days: int
     problem: str
+    releases: int
+    released_at: str
 
 
 async def keys_page(site: Site, visit: Visit, problem: str = "", status: int = 200) -> Answer:
@@ -55,7 +62,7 @@ async def keys_page(site: Site, visit: Visit, problem: str = "", status: int = 2
         "done": visit.language(_DONE.get(visit.asked("done"), "")),
         "name": visit.sent("name"),
     }
-    return site.rendered(visit, frame, "keys.html", values, status=status)
+    return await site.page(visit, frame, "keys.html", values, status=status)
 
 
 async def create(site: Site, visit: Visit) -> str:
@@ -86,4 +93,12 @@ def _stored(each: v1.Key | v1.Resource, name: str, now: datetime) -> Stored:
     days = 0
     if each.changed_at:
         days = max(0, (now - datetime.fromisoformat(each.changed_at)).days)
-    return Stored(name, each.size, each.changed_at, days, each.problem)
+    return Stored(
+        name,
+        each.size,
+        each.changed_at,
+        days,
+        each.problem,
+        each.releases,
+        each.last_released_at,
+    )

@@ -11,6 +11,7 @@ from verdictd_py.console.pages_guests import all_guests
 from verdictd_py.console.requests import Visit
 from verdictd_py.console.site import Answer, Site, computed
 from verdictd_py.console.views import ending
+from verdictd_py.console.views.load import duration, size
 from verdictd_py.console.views.overview import PERIODS, overview
 
 _COUNT: Final = "verdictd.v1.AppraisalService/CountGuests"
@@ -21,7 +22,7 @@ async def overview_page(site: Site, visit: Visit) -> Answer:
     """The first page."""
     frame = await site.frame(visit)
     values = await overview_values(site, visit, frame.status)
-    return site.rendered(visit, frame, "overview.html", values)
+    return await site.page(visit, frame, "overview.html", values)
 
 
 async def overview_values(site: Site, visit: Visit, status: v1.Status) -> dict[str, Any]:
@@ -33,21 +34,25 @@ async def overview_values(site: Site, visit: Visit, status: v1.Status) -> dict[s
     counts = await visit.operations.call(_COUNT, request)
     guests = await all_guests(visit)
     ends = [*await _sets(site, visit), *await site.sources.ends(visit.caller)]
-    say = visit.language
+    load, say = await site.sources.load(visit.caller), visit.language
+    connections = {each.name: each for each in load.listeners}
     return {
+        "load": load,
+        "duration": duration,
+        "size": size,
         "view": await computed(overview, counts, guests, period, say),
         "period": period,
         "periods": [("1h", say("1 hour")), ("24h", say("24 hours")), ("7d", say("7 days"))],
         "status": status,
         "ends": ending.next_ends(ends, datetime.now(UTC)),
         "listeners": [
-            (say(name), endpoint)
-            for name, endpoint in (
-                ("Guests, RATS-TLS", status.listen),
-                ("Guests, HTTP (RCAR)", status.kbs_http),
-                ("Management, gRPC", status.client_api),
-                ("Key provider", status.keyprovider_api),
-                ("Console", status.console),
+            (say(name), endpoint, connections.get(option))
+            for name, endpoint, option in (
+                ("Guests, RATS-TLS", status.listen, "listen"),
+                ("Guests, HTTP (RCAR)", status.kbs_http, "kbs_http"),
+                ("Management, gRPC", status.client_api, "client_api"),
+                ("Key provider", status.keyprovider_api, "keyprovider_api"),
+                ("Console", status.console, "console"),
             )
             if endpoint
         ],

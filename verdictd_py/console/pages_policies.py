@@ -11,6 +11,7 @@ from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.console.operations import OperationFailed
 from verdictd_py.console.pages_guests import all_guests
 from verdictd_py.console.requests import Visit
+from verdictd_py.console.revisions import revision_values
 from verdictd_py.console.site import Answer, Site
 from verdictd_py.console.views.policies import policy_source
 from verdictd_py.console.views.sentences import state
@@ -45,10 +46,12 @@ async def policies_page(site: Site, visit: Visit, problem: str = "", status: int
         "editable": True,
         "view": None,
         "report": None,
+        "revisions": (),
+        "difference": None,
     }
     if chosen is not None:
         values |= await _chosen(visit, chosen, problem)
-    return site.rendered(visit, frame, "policies.html", values, status=status)
+    return await site.page(visit, frame, "policies.html", values, status=status)
 
 
 async def _chosen(visit: Visit, chosen: v1.Document, problem: str) -> dict[str, Any]:
@@ -70,14 +73,16 @@ async def _chosen(visit: Visit, chosen: v1.Document, problem: str) -> dict[str, 
         except OperationFailed as error:
             problem = problem or error.text
     options = [(each, state(each)) for each in guests[:MAX_GUESTS]]
+    earlier = await revision_values(visit, chosen.name, source)
     return {
+        **earlier,
         "view": policy_source(source, report),
         "source": source,
         "editable": visible(source) == source,
         "report": report,
         "guests": options,
         "guest": guest,
-        "problem": problem,
+        "problem": problem or earlier.get("problem", ""),
     }
 
 

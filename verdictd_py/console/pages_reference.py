@@ -8,6 +8,7 @@ from typing import Any, Final
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.console.pages_guests import all_guests
 from verdictd_py.console.requests import Visit
+from verdictd_py.console.revisions import revision_values
 from verdictd_py.console.site import Answer, Site, computed, gather
 from verdictd_py.console.views.reference import matrix
 
@@ -29,17 +30,19 @@ async def reference_page(site: Site, visit: Visit, problem: str = "", status: in
     own = [guest for guest in guests if guest.tee == tee]
     names = site.measurements(tee)
     view = await computed(matrix, reference, listed.sets, own, names, datetime.now(UTC))
+    earlier = await revision_values(visit, reference.name)
     values: dict[str, Any] = {
+        **earlier,
         "tee": tee,
         "tees": site.tees,
         "reference": reference,
         "view": view,
-        "problem": problem or reference.problem,
+        "problem": problem or reference.problem or earlier.get("problem", ""),
         "done": visit.language(_DONE.get(visit.asked("done"), "")),
         "retiring": visit.asked("retire"),
         "deleting": visit.asked("delete"),
     }
-    return site.rendered(visit, frame, "reference.html", values, status=status)
+    return await site.page(visit, frame, "reference.html", values, status=status)
 
 
 async def retire(site: Site, visit: Visit) -> str:

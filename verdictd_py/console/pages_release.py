@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.console.operations import OperationFailed
@@ -19,6 +20,9 @@ MAX_GUESTS: Final = 200
 MAX_PATHS: Final = 100
 """Paths that the field suggests."""
 
+MAX_QUERY: Final = 32
+"""Values of a query, as many as a guest may send at most with its request."""
+
 MAX_TESTED: Final = 20
 """Paths that are tested for the table of everything a guest may have; each takes milliseconds."""
 
@@ -31,10 +35,12 @@ async def release_page(site: Site, visit: Visit) -> Answer:
     stored = await _stored(visit)
     guest = visit.asked("guest") or (guests[0].id if guests else "")
     path = visit.asked("path").strip()
+    query = _query(visit.asked("query"))
     values: dict[str, Any] = {
         "guests": guests[:MAX_GUESTS],
         "guest": guest,
         "path": path,
+        "query": visit.asked("query"),
         "paths": list(stored)[:MAX_PATHS],
         "answer": None,
         "stored": stored.get(path, stored.get(f"keys/{path}")),
@@ -42,24 +48,27 @@ async def release_page(site: Site, visit: Visit) -> Answer:
     }
     if guest and path:
         try:
-            values["answer"] = await _answer(visit, guest, path)
+            values["answer"] = await _answer(visit, guest, path, query)
         except OperationFailed as error:
             values["problem"] = error.text
     if guest and values.get("answer") is not None:
-        values["every"] = await _every(visit, guest, list(stored)[:MAX_TESTED])
-    return site.rendered(visit, frame, "release.html", values)
+        values["every"] = await _every(visit, guest, list(stored)[:MAX_TESTED], query)
+    return await site.page(visit, frame, "release.html", values)
 
 
-async def _answer(visit: Visit, guest: str, path: str) -> dict[str, Any]:
-    answer = await visit.operations.call(_TEST, v1.TestReleaseRequest(id=guest, path=path))
+async def _answer(visit: Visit, guest: str, path: str, query: dict[str, str]) -> dict[str, Any]:
+    request = v1.TestReleaseRequest(id=guest, path=path, query=query)
+    answer = await visit.operations.call(_TEST, request)
     return {"answer": answer, "report": json.loads(answer.report)}
 
 
-async def _every(visit: Visit, guest: str, paths: list[str]) -> list[dict[str, Any]]:
+async def _every(
+    visit: Visit, guest: str, paths: list[str], query: dict[str, str]
+) -> list[dict[str, Any]]:
     """Return the answers for the stored paths."""
     rows = []
     for path in paths:
-        request = v1.TestReleaseRequest(id=guest, path=path)
+        request = v1.TestReleaseRequest(id=guest, path=path, query=query)
         try:
             answer = await visit.operations.call(_TEST, request)
         except OperationFailed as error:
@@ -67,6 +76,14 @@ async def _every(visit: Visit, guest: str, paths: list[str]) -> list[dict[str, A
         else:
             rows.append({"path": path, "released": answer.released, "text": answer.policy})
     return rows
+
+
+def _query(text: str) -> dict[str, str]:
+    """Return the query of a request as guests send it, `a=1&b=2`; empty if it cannot be read."""
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY))
+    except ValueError:
+        return {}
 
 
 async def _stored(visit: Visit) -> dict[str, str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from base64 import urlsafe_b64encode
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
@@ -24,7 +24,7 @@ SESSION_SECONDS: Final = 8 * 3600.0
 """Maximum length of a session: a working day."""
 
 IDLE_SECONDS: Final = 1800.0
-"""A session ends after this time without a request."""
+"""A session ends after this time without a request of the person."""
 
 MAX_LINKS: Final = 16
 MAX_SESSIONS: Final = 32
@@ -33,7 +33,12 @@ MAX_TOKENS: Final = 64
 
 FAILURES: Final = 10
 FAILURE_SECONDS: Final = 60.0
-"""After so many wrong codes in so much time, no code is checked until the time has passed."""
+"""After so many wrong codes of one peer in so much time, its wrong codes are answered and not
+recorded until the time has passed. A valid code always signs in: 256 random bits cannot be guessed,
+and people behind one address must not lock each other out."""
+
+MAX_PEERS: Final = 256
+"""Peers whose wrong codes are counted; the one that failed least recently is discarded."""
 
 _RANDOM_BYTES: Final = 32
 
@@ -50,6 +55,24 @@ class TokenInvalid(RequestError):
     code = "csrf"
 
 
+class NewTokens:
+    """Tokens for the forms of one page, which a thread makes. `Session.accept` makes them valid."""
+
+    def __init__(self, random: Callable[[int], bytes]) -> None:
+        self._random = random
+        self.made: list[tuple[str, str]] = []
+
+    def __call__(self, change: str) -> str:
+        """Return a new token for one change.
+
+        Args:
+            change: the path to which the form is sent. The token is valid for this path only.
+        """
+        token = _new(self._random)
+        self.made.append((token, change))
+        return token
+
+
 @dataclass(slots=True)
 class Session:
     """A person who is signed in.
@@ -57,7 +80,7 @@ class Session:
     Attributes:
         caller: who it is; each operation is made in this name and with these rights.
         ends_at: monotonic time of its end.
-        used_at: monotonic time of its last request.
+        used_at: monotonic time of the last request of the person.
     """
 
     caller: Caller
@@ -66,17 +89,16 @@ class Session:
     _random: Callable[[int], bytes] = field(repr=False)
     _tokens: OrderedDict[bytes, str] = field(default_factory=OrderedDict, repr=False)
 
-    def token(self, change: str) -> str:
-        """Return a new token for one change.
+    def new_tokens(self) -> NewTokens:
+        """Return a maker of tokens for the forms of one page."""
+        return NewTokens(self._random)
 
-        Args:
-            change: the path to which the form is sent. The token is valid for this path only.
-        """
-        token = _new(self._random)
-        self._tokens[_digest(token)] = change
+    def accept(self, tokens: Iterable[tuple[str, str]]) -> None:
+        """Make tokens valid that `NewTokens` has made, each for its change."""
+        for token, change in tokens:
+            self._tokens[_digest(token)] = change
         while len(self._tokens) > MAX_TOKENS:
             self._tokens.popitem(last=False)
-        return token
 
     def spend(self, token: str, change: str) -> None:
         """Accept a token once.
@@ -105,7 +127,7 @@ class Sessions:
         self._random = random
         self._links: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
-        self._failures: list[float] = []
+        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
 
     def link(self, caller: Caller) -> str:
         """Return the code of a new link, with which `caller` can sign in once."""
@@ -115,25 +137,44 @@ class Sessions:
             self._links.popitem(last=False)
         return code
 
-    def sign_in(self, code: str) -> tuple[str, Session]:
+    def sign_in(self, code: str, peer: str = "") -> tuple[str, Session]:
         """Use the code of a link; return the secret of the new session, and the session.
+
+        Args:
+            peer: address of the client without its port.
 
         Raises:
             LinkInvalid: the code is not valid.
-            Overloaded: there were too many wrong codes.
+            Overloaded: the code is not valid, and this peer sent too many such codes.
         """
         now = self._monotonic()
-        self._failures = [at for at in self._failures if at > now - FAILURE_SECONDS]
-        if len(self._failures) >= FAILURES:
-            raise Overloaded("too many wrong codes; wait a minute, and make a new link")
         caller, expires = self._links.pop(_digest(code), (None, 0.0))
         if caller is None or expires <= now:
-            self._failures.append(now)
+            self._note_failure(peer, now)
             raise LinkInvalid("this link was used already, has expired, or is not of this broker")
         return self._begin(caller, now)
 
-    def of_secret(self, secret: str) -> Session | None:
-        """Return the session with this secret, which a cookie has; None if it has ended."""
+    def _note_failure(self, peer: str, now: float) -> None:
+        """Count a wrong code of a peer.
+
+        Raises:
+            Overloaded: the peer sent too many.
+        """
+        failures = self._failures.setdefault(peer, deque(maxlen=FAILURES))
+        self._failures.move_to_end(peer)
+        while len(self._failures) > MAX_PEERS:
+            self._failures.popitem(last=False)
+        if len(failures) == FAILURES and failures[0] > now - FAILURE_SECONDS:
+            raise Overloaded("too many wrong codes from this address; make a new link")
+        failures.append(now)
+
+    def of_secret(self, secret: str, *, use: bool = True) -> Session | None:
+        """Return the session with this secret, which a cookie has; None if it has ended.
+
+        Args:
+            use: whether this is a request of the person, which extends the session; a page that
+                reloads itself is none.
+        """
         key = _digest(secret)
         session = self._sessions.get(key)
         if session is None:
@@ -142,7 +183,8 @@ class Sessions:
         if now >= min(session.ends_at, session.used_at + IDLE_SECONDS):
             del self._sessions[key]
             return None
-        session.used_at = now
+        if use:
+            session.used_at = now
         return session
 
     def of_certificate(self, digest: str, caller: Caller) -> Session:

@@ -118,7 +118,7 @@ class Site:
             read_only=self.read_only,
             changes=session is not None and not self.read_only,
             signs_out=self.signs_out,
-            **({} if session is None else {"token": session.token}),
+            **({} if session is None else {"token": session.new_tokens()}),
             now=datetime.now(UTC).isoformat(),
             path=visit.path,
             query=visit.query,
@@ -128,19 +128,6 @@ class Site:
     async def page(
         self,
         visit: Visit,
-        template: str,
-        values: Mapping[str, Any],
-        *,
-        status: int = 200,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """Return a page for a person who is signed in."""
-        frame = await self.frame(visit)
-        return self.rendered(visit, frame, template, values, status=status, headers=headers)
-
-    def rendered(
-        self,
-        visit: Visit,
         frame: Frame,
         template: str,
         values: Mapping[str, Any],
@@ -148,15 +135,29 @@ class Site:
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        body = render(template, visit.language, {**_NOTHING, **values, "frame": frame})
+        """Return a page for a person who is signed in; it is rendered in a thread.
+
+        A long list takes tenths of a second.
+        """
+        rendered = partial(self._rendered, visit, frame, template, values)
+        body = await offload(LARGE, rendered)
+        if visit.session is not None:
+            visit.session.accept(frame.token.made)
         return Answer(body, status, headers=headers or {})
+
+    @staticmethod
+    def _rendered(visit: Visit, frame: Frame, template: str, values: Mapping[str, Any]) -> str:
+        return render(template, visit.language, {**_NOTHING, **values, "frame": frame})
 
     def bare(
         self, visit: Visit, template: str, values: Mapping[str, Any], *, status: int = 200
     ) -> Answer:
         """Return a page without data of the broker: sign-in and errors."""
         frame = self._frame(visit, v1.Status())
-        return self.rendered(visit, frame, template, values, status=status)
+        body = self._rendered(visit, frame, template, values)
+        if visit.session is not None:
+            visit.session.accept(frame.token.made)
+        return Answer(body, status)
 
 
 _NOTHING: Final[Mapping[str, Any]] = {"standalone": None, "problem": "", "done": ""}

@@ -6,7 +6,7 @@ A new listener is one class (see `listeners.listener`) and one line in `candidat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -18,11 +18,14 @@ import grpc
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.historykeeper import HistoryKeeper
-from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
+from verdictd_py.broker.revisions import Revisions
+from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.console import Console
+from verdictd_py.daemon.contradictions import refuse_disclosure
 from verdictd_py.daemon.daemon import Daemon, Parts
+from verdictd_py.daemon.database import NotedHeads, SharedStore
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.foundation import Foundation, GuestListeners, Records, connections_of
 from verdictd_py.daemon.guestside import GuestSide, OwnGuests, SeparateGuests
@@ -42,18 +45,22 @@ from verdictd_py.daemon.readings import Sources
 from verdictd_py.daemon.reload import LiveSettings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.daemon.systemd import passed_sockets
+from verdictd_py.daemon.tracing import Tracing
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.cores import worker_count
-from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import management, management_v1
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener, Register
-from verdictd_py.listeners.kbs.certificates import ServerCertificate
+from verdictd_py.listeners.kbs.certificates import ServerCertificate, first_end
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.listeners.shares import Shares
-from verdictd_py.ports import Events
+from verdictd_py.ports import Events, Tees
+from verdictd_py.ports.history import HistoryStore
+from verdictd_py.ports.tees import Documents
+from verdictd_py.stages import Meter
+from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.inspection import DIRECTORIES
 from verdictd_py.storage.layout import prepare, share_audit
 from verdictd_py.storage.presence import Presence
@@ -80,24 +87,25 @@ def build_daemon(
     Raises:
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
     """
-    _check_unsafe(settings, unsafe)
+    refuse_disclosure(settings, unsafe)
     count = worker_count(settings.workers)
     tees = known_tees(settings.verifier)
-    metrics = None
-    if settings.status is not None:
-        metrics = BrokerMetrics(tees, count if count > 1 else 0)
-        events = metrics.events(events)
-    records = Records.of(settings, unsafe, events)
+    observed = _Observed.of(settings, tees, count, events)
+    metrics, tracing = observed.metrics, observed.tracing
+    records = Records.of(settings, unsafe, observed.events)
     records.deciding.require_own()
     protected = protection(settings, unsafe)
     connections = _connections(settings, separate=count > 1)
     sample = unsafe.insecure_sample_verifier
+    documents = [tee.documents for tee in tees if tee.proves or sample]
     directory, inspection = prepare(
         settings.data_dir,
-        [tee.documents for tee in tees if tee.proves or sample],
+        documents,
         unsafe_writable=unsafe.unsafe_writable_files,
+        sealed=settings.seal is not None,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
+    shared = _shared_store(settings, unsafe, records.noted, documents)
     changes = ForwardedChanges()
     base = Foundation.lay(
         settings,
@@ -108,7 +116,8 @@ def build_daemon(
         connections=connections,
         changes=changes,
         clock=clock,
-        meter=None if metrics is None else metrics.own.meter,
+        meter=observed.meter,
+        shared=shared,
     )
     presence = Presence(directory, clock)
     about = About(
@@ -128,9 +137,9 @@ def build_daemon(
     status = None if metrics is None or address is None else metrics.listener(address, base.audit)
     operators = _OperatorListeners(base, protected, guests.connected)
     services = partial(operators.register_management, about)
-    console = Console.build(settings, protected, services, tees, base.audit, base.collateral)
-    if console.listener is not None:
-        console.listener.measure(base.meter)
+    console = Console.build(
+        settings, protected, services, tees, base.audit, base.collateral, metrics
+    )
     candidates: tuple[Listener | None, ...] = (
         guests.attested,
         operators.client_api(services, console),
@@ -142,7 +151,7 @@ def build_daemon(
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(base.cases, base.audit, publish=publish, probes=probes)
-    base.cases.digests.changed = readiness.request
+    revisions = base.cases.administration.revisions
     live = _Live(base, guests, settings)
     files = () if reread is None else (LiveSettings(settings, reread, live.apply),)
     health = Health(
@@ -150,13 +159,14 @@ def build_daemon(
         base.audit,
         publish=[*publish, *guests.publish],
     )
-    readiness.changed = health.request
+    _connect(base, readiness, health)
     guests.connect(readiness, health, lambda: live.settings)
     about.listeners, about.readiness, about.health = listeners, readiness, health
     about.workers = guests.workers
     history = HistoryKeeper(
         base.cases.history,
-        SqliteHistory(settings.data_dir / "history" / "appraisals.sqlite", base.audit),
+        _history_store(base),
+        books=(base.cases.history.uses, revisions),
     )
     if metrics is not None:
         metrics.own.watch_audit(base.audit)
@@ -171,20 +181,25 @@ def build_daemon(
             Work("check health", health.keep_examined),
             Work("appraise connected guests", base.cases.connected.keep_appraised),
             Work("store the history", history.keep),
+            Work("store texts that decide", revisions.keep_observing),
             Work("count omitted events", base.audit.keep_counting),
             Work("detect other daemons", partial(presence.announce, base.audit)),
             Work("examine the data directory", partial(inspection.complete, base.audit)),
             *(() if metrics is None else metrics.background),
+            *_sealing_work(base, directory),
+            *(() if shared is None else shared.background),
         ),
         readiness=readiness,
         health=health,
         about=about,
         closing=(
-            base.collateral.close,
+            base.close,
             guests.close,
             presence.close,
-            history.close,
+            history.close if shared is None else partial(_close_in_order, history, shared),
+            *(() if base.sealing is None else (base.sealing.sealer.close,)),
             *(() if status is None else (status.close,)),
+            *(() if tracing is None else (tracing.close,)),
             *(() if metrics is None else (metrics.close,)),
         ),
         limits=base.limits,
@@ -194,8 +209,46 @@ def build_daemon(
         workers=guests.workers,
         settings=lambda: live.settings,
         metrics=None if metrics is None else metrics.own,
+        shared=shared,
     )
     return Daemon(parts, on_failure=on_failure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    """What observes the broker: metrics and traces, each None if the settings do not ask for it.
+
+    Attributes:
+        events: passes each event to both, then to the log.
+        meter: measures connections; None if nothing is measured.
+    """
+
+    metrics: BrokerMetrics | None
+    tracing: Tracing | None
+    events: Events
+    meter: Meter | None
+
+    @classmethod
+    def of(cls, settings: Settings, tees: Tees, count: int, events: Events) -> _Observed:
+        """Build it for that number of workers, in front of the log.
+
+        Raises:
+            ConfigError: a setting cannot be used; the message has the cause and the remedy.
+        """
+        metrics, meter = None, None
+        if settings.status is not None or settings.console is not None:
+            metrics = BrokerMetrics(tees, count if count > 1 else 0)
+            events, meter = metrics.events(events), metrics.own.meter
+        tracing = Tracing.of(settings, events)
+        if tracing is not None:
+            events, meter = tracing.events, tracing.meter(meter)
+        return cls(metrics, tracing, events, meter)
+
+
+def _documents_changed(readiness: Readiness, revisions: Revisions) -> None:
+    """Have documents that have changed examined, and their texts stored."""
+    readiness.request()
+    revisions.request()
 
 
 def _guest_side(
@@ -267,6 +320,7 @@ def _sources(  # the parts that gauges are read from
         workers=lambda: (0, 0) if workers is None else (workers.count, len(workers.numbers)),
         collateral=lambda: base.collateral.validity,
         certificates=certificates,
+        client_ca=lambda: None if protected.tls is None else first_end(protected.tls.current.ca),
         unsafe=len(base.unsafe.chosen()),
     )
 
@@ -284,9 +338,53 @@ def _checks(
         "disk": space_check(_written(base.settings)),
         "descriptors": check_descriptors,
     }
+    if base.sealing is not None:
+        checks["seal"] = base.sealing.problem
+    if base.shared is not None:
+        checks |= base.shared.checks()
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     return checks
+
+
+def _connect(base: Foundation, readiness: Readiness, health: Health) -> None:
+    """Have readiness and health examined again when something that they depend on has changed."""
+    revisions = base.cases.administration.revisions
+    base.cases.digests.changed = partial(_documents_changed, readiness, revisions)
+    readiness.changed = health.request
+    if base.shared is not None:
+        base.shared.objects.flipped.append(health.request)
+
+
+def _shared_store(
+    settings: Settings, unsafe: Unsafe, noted: NotedHeads, documents: Iterable[Documents]
+) -> SharedStore | None:
+    """Return the database of `--store`, which gets the defaults that are missing."""
+    shared = SharedStore.of(settings, unsafe, noted)
+    if shared is not None:
+        shared.write_defaults(documents)
+    return shared
+
+
+def _history_store(base: Foundation) -> HistoryStore:
+    """Return the store of the history."""
+    if base.shared is not None:
+        return base.shared.history(base.audit)
+    return SqliteHistory(base.settings.data_dir / "history" / "appraisals.sqlite", base.audit)
+
+
+async def _close_in_order(history: HistoryKeeper, shared: SharedStore) -> None:
+    """Store what is left, then close the connections to the database."""
+    await history.close()
+    await shared.close()
+
+
+def _sealing_work(base: Foundation, directory: Directory) -> tuple[Work, ...]:
+    """Return the work that prepares a sealed directory."""
+    sealing = base.sealing
+    if sealing is None:
+        return ()
+    return (Work("prepare sealed objects", partial(sealing.prepare, directory, base.audit)),)
 
 
 class _Live:
@@ -377,8 +475,8 @@ class _OperatorListeners:
 def _written(settings: Settings) -> dict[str, Path]:
     """Return the directories that the broker writes, by a name for operators."""
     written = {f"{name}/": settings.data_dir / name for name in DIRECTORIES}
-    if settings.kbs_sessions is not None:
-        written["the directory of --kbs-sessions"] = settings.kbs_sessions.parent
+    if settings.kbs_sessions_file is not None:
+        written["the directory of --kbs-sessions"] = settings.kbs_sessions_file.parent
     return {"the data directory": settings.data_dir, **written}
 
 
@@ -390,28 +488,6 @@ def _connections(settings: Settings, *, separate: bool) -> Connections:
     own = connections_of(settings, guests=False, operators=True)
     workers = connections_of(settings, guests=True, operators=False)
     return Connections(workers.guests, own.grpc, workers.warning or own.warning)
-
-
-def _check_unsafe(settings: Settings, unsafe: Unsafe) -> None:
-    """Refuse unsafe options that would disclose the secrets of a real data directory.
-
-    Raises:
-        ConfigError: refused; the message has the cause and the remedy.
-    """
-    if unsafe.root_ca and "data_dir" not in settings.model_fields_set:
-        raise ConfigError(
-            f"{UNSAFE_ROOT_OPTION} needs an explicit --data-dir, "
-            f"so that a rehearsal never uses {DEFAULT_DATA_DIR}"
-        )
-    if unsafe.insecure_sample_verifier and not unsafe.insecure_sample_data_dir:
-        raise ConfigError(
-            f"--insecure-sample-verifier would release every secret in {settings.data_dir} to "
-            "any client; try it with `verdictd-py demo`, or add --insecure-sample-data-dir"
-        )
-    if unsafe.insecure_sample_data_dir and not unsafe.insecure_sample_verifier:
-        raise ConfigError(
-            "--insecure-sample-data-dir has no effect without --insecure-sample-verifier; remove it"
-        )
 
 
 def _names(*modules: ModuleType) -> tuple[str, ...]:

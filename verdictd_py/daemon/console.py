@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from verdictd_py.config import Address, Settings
+from verdictd_py.config import Settings
 from verdictd_py.console.service import ConsoleService
 from verdictd_py.console.sessions import Sessions
 from verdictd_py.daemon.collateral import CollateralService
+from verdictd_py.daemon.measuring import BrokerMetrics
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import Register
 from verdictd_py.listeners.protection import Protection
@@ -43,21 +44,22 @@ class Console:
         tees: Tees,
         events: Events,
         collateral: CollateralService,
+        metrics: BrokerMetrics | None,
     ) -> Console:
         """Build it.
 
         Args:
             register: adds the services of the management API to a server.
+            metrics: numbers of the broker; required if there is a console.
 
         Raises:
             ConfigError: the address needs TLS.
         """
         built = cls(events)
-        if settings.console is not None:
+        if settings.console is not None and metrics is not None:
             from verdictd_py.daemon import consolelistener  # noqa: PLC0415  # late, see there
 
             built.listener, built._with_certificates = consolelistener.build(
-                Address.parse(settings.console),
                 settings,
                 protected,
                 register,
@@ -65,7 +67,9 @@ class Console:
                 events=events,
                 sessions=built.sessions,
                 collateral=collateral,
+                metrics=metrics,
             )
+            built.listener.measure(metrics.own.meter)
         return built
 
     def register(self, server: grpc.aio.Server, rules: CallerRules) -> None:

@@ -10,9 +10,9 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 from verdictd_py.config import Address, Settings
+from verdictd_py.console.auditproof import Export, Proof, export, verify
 from verdictd_py.console.audittrail import AuditSearch, AuditView, search
 from verdictd_py.console.identity import Identity
 from verdictd_py.console.operations import Operations, Register
@@ -22,7 +22,10 @@ from verdictd_py.console.sessions import Sessions
 from verdictd_py.console.site import Site
 from verdictd_py.console.sources import CollateralPart, Sources
 from verdictd_py.console.views.ending import End
+from verdictd_py.console.views.load import Load
 from verdictd_py.daemon.collateral import CollateralService
+from verdictd_py.daemon.measuring import BrokerMetrics
+from verdictd_py.events.heads import HeadSigner
 from verdictd_py.listeners.protection import Protection
 from verdictd_py.offload import LARGE, offload
 from verdictd_py.ports import Events, Tees
@@ -30,7 +33,6 @@ from verdictd_py.tees.intel.collateral.periods import periods
 
 
 def build(
-    address: Address,
     settings: Settings,
     protected: Protection,
     register: Register,
@@ -39,15 +41,18 @@ def build(
     events: Events,
     sessions: Sessions,
     collateral: CollateralService,
+    metrics: BrokerMetrics,
 ) -> tuple[ConsoleListener, bool]:
-    """Build the listener; return it, and whether people sign in with client certificates.
+    """Build the listener at `settings.console`; return it, and whether certificates sign in.
 
     Args:
         register: adds the services of the management API to a server.
+        metrics: numbers of the broker.
 
     Raises:
         ConfigError: the address needs TLS.
     """
+    address = Address.parse(settings.console or "")
     identity = Identity.at(address, protected)
     site = Site(
         broker=socket.gethostname(),
@@ -60,7 +65,7 @@ def build(
         tees=tees.names,
         measurements=_measurements(tees),
         policy=tees.default.documents.policy,
-        sources=_sources(collateral, settings.data_dir / "audit"),
+        sources=_sources(collateral, settings, metrics),
     )
     listener = ConsoleListener(
         address,
@@ -85,12 +90,10 @@ def _measurements(tees: Tees) -> Callable[[str], Mapping[str, str]]:
     return lambda tee: {n: tees.named(tee).claims[n].meaning for n in tees.named(tee).measurements}
 
 
-def _sources(collateral: CollateralService, audit: Path) -> Sources:
-    """Return the data of pages that the management API has no method for.
-
-    Args:
-        audit: directory of the audit trail.
-    """
+def _sources(collateral: CollateralService, settings: Settings, metrics: BrokerMetrics) -> Sources:
+    """Return the data of pages that the management API has no method for."""
+    audit, key = settings.data_dir / "audit", settings.audit_key
+    keys = () if key is None else (HeadSigner.read(key).public,)
 
     async def parts() -> tuple[CollateralPart, ...]:
         found = periods(await collateral.sets())
@@ -100,16 +103,12 @@ def _sources(collateral: CollateralService, audit: Path) -> Sources:
         )
 
     async def ends() -> tuple[End, ...]:
-        return tuple(
-            End(
-                "Collateral %(name)s",
-                f"{each.platform}, {each.part}",
-                each.until.isoformat(),
-                "/collateral",
-                renewed=bool(collateral.background),
-            )
-            for each in await parts()
+        own = (
+            End("Certificate of %(name)s", name, at.isoformat())
+            for name, at in metrics.certificates().items()
         )
+        renewed = bool(collateral.background)
+        return *own, *(_end(each, renewed=renewed) for each in await parts())
 
     searching = asyncio.Lock()
 
@@ -117,4 +116,22 @@ def _sources(collateral: CollateralService, audit: Path) -> Sources:
         async with searching:  # each search has some 100 MB for a moment
             return await offload(LARGE, partial(search, audit, wanted))
 
-    return Sources(parts, ends, records, collateral.grace.total_seconds() / 86_400)
+    async def proof() -> Proof:
+        async with searching:  # not with the threads for large inputs of guests
+            return await asyncio.to_thread(verify, audit, keys)
+
+    async def exported(wanted: AuditSearch, form: str) -> Export:
+        async with searching:
+            return await asyncio.to_thread(export, audit, wanted, form)
+
+    async def load() -> Load:
+        return metrics.load()
+
+    days = collateral.grace.total_seconds() / 86_400
+    return Sources(parts, ends, records, proof, exported, load, days)
+
+
+def _end(part: CollateralPart, *, renewed: bool) -> End:
+    name = f"{part.platform}, {part.part}"
+    until = part.until.isoformat()
+    return End("Collateral %(name)s", name, until, "/collateral", renewed=renewed)

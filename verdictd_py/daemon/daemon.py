@@ -10,6 +10,7 @@ from typing import Self
 
 from verdictd_py.config import Settings
 from verdictd_py.daemon.about import About
+from verdictd_py.daemon.database import SharedStore
 from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.health import Health
 from verdictd_py.daemon.measuring import ProcessMetrics
@@ -44,6 +45,7 @@ class Parts:
         workers: the guest workers; None if this process serves guests itself.
         settings: returns the settings in force, for the workers.
         metrics: metrics of this process; None without.
+        shared: the database of `--store`; None without.
     """
 
     events: Events
@@ -61,6 +63,7 @@ class Parts:
     workers: Workers | None = None
     settings: Callable[[], Settings] = Settings
     metrics: ProcessMetrics | None = None
+    shared: SharedStore | None = None
 
 
 class Daemon:
@@ -125,6 +128,8 @@ class Daemon:
             for listener in self.listeners:
                 listener.bind()
             self._parts.audit.open()
+            if self._parts.shared is not None:
+                await self._parts.shared.start()
             await self._parts.deciding.prepare()
             for listener in self.listeners:
                 await listener.start(self._run)

@@ -32,7 +32,7 @@ _OTHER: Final = (
     "client_api_key",
     "kbs_tls_key",
     "kbs_token_key",
-    "kbs_sessions",
+    "kbs_sessions_file",
     "collateral",
     "collateral_api_key_file",
 )
@@ -59,13 +59,8 @@ class DecidingFiles:
         """
         if self._unsafe.unsafe_writable_files:
             return
-        for path in (*self._public(), *self._named(_OTHER)):
-            try:
-                problem = problem_of_path(path)
-            except OSError:
-                continue  # the reader of the file reports it
-            if problem is not None:
-                raise ConfigError(str(problem))
+        for problem in problems(self._settings, self._unsafe):
+            raise ConfigError(problem)
 
     async def prepare(self) -> None:
         """Do what must be done before the files are read: check them, and record their changes.
@@ -82,22 +77,44 @@ class DecidingFiles:
             ) from error
 
     def _read(self) -> dict[str, str | None]:
-        return {str(path): _digest(path) for path in self._public()}
+        return {str(path): _digest(path) for path in _public(self._settings, self._unsafe)}
 
-    def _public(self) -> Iterator[Path]:
-        if self._settings.file is not None:
-            yield self._settings.file
-        if self._unsafe.root_ca is not None:
-            yield self._unsafe.root_ca
-        yield from self._named(_PUBLIC)
-        if self._settings.kbs_admins is not None:
-            yield from public_key_files(self._settings.kbs_admins)
 
-    def _named(self, names: tuple[str, ...]) -> Iterator[Path]:
-        for name in names:
-            path = getattr(self._settings, name)
-            if path is not None:
-                yield path
+def problems(settings: Settings, unsafe: Unsafe) -> Iterator[str]:
+    """Yield each cause for which other users may change files of the settings, with its remedy."""
+    reported = set()
+    for path in (*_public(settings, unsafe), *_named(settings, _OTHER), *_of_engines(settings)):
+        try:
+            problem = problem_of_path(path)
+        except OSError:
+            continue  # the reader of the file reports it
+        if problem is not None and problem not in reported:
+            reported.add(problem)
+            yield str(problem)
+
+
+def _public(settings: Settings, unsafe: Unsafe) -> Iterator[Path]:
+    if settings.file is not None:
+        yield settings.file
+    if unsafe.root_ca is not None:
+        yield unsafe.root_ca
+    yield from _named(settings, _PUBLIC)
+    if settings.kbs_admins is not None:
+        yield from public_key_files(settings.kbs_admins)
+
+
+def _of_engines(settings: Settings) -> Iterator[Path]:
+    """Yield the files that URLs of engines name: passwords and what TLS trusts."""
+    url = settings.kbs_sessions_url
+    if url is not None:
+        yield from url.files
+
+
+def _named(settings: Settings, names: tuple[str, ...]) -> Iterator[Path]:
+    for name in names:
+        path = getattr(settings, name)
+        if path is not None:
+            yield path
 
 
 def _digest(path: Path) -> str | None:

@@ -13,10 +13,13 @@ from verdictd_py.config import UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.clock import Clock
 from verdictd_py.daemon.collateral import CollateralService
+from verdictd_py.daemon.database import NotedHeads, SharedStore
 from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.kbs import KbsIdentity, kbs_listener
 from verdictd_py.daemon.readiness import Probe
+from verdictd_py.daemon.sealing import Sealing
+from verdictd_py.daemon.stores import Stores
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.heads import HeadSigner
@@ -29,11 +32,12 @@ from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.ports import Events, Tees
+from verdictd_py.ports.tokenkeys import TokenKeyStore
 from verdictd_py.stages import Meter
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.sharedsessions import SharedSessionStore
-from verdictd_py.storage.stores import DirectoryCollateralStore
+from verdictd_py.storage.tokenkeys import DirectoryTokenKeys
 from verdictd_py.tees.intel.collateral.cache import Fetch
 from verdictd_py.tees.intel.roots import read_root_ca
 from verdictd_py.tsm import TsmQuotes
@@ -45,6 +49,7 @@ class Records:
 
     audit: AuditTrail
     deciding: DecidingFiles
+    noted: NotedHeads
 
     @classmethod
     def of(cls, settings: Settings, unsafe: Unsafe, log: Events, *, writer: str = "") -> Records:
@@ -57,10 +62,10 @@ class Records:
         Raises:
             ConfigError: the key or a sink of the audit trail cannot be used.
         """
-        key = settings.audit_key
+        key, noted = settings.audit_key, NotedHeads(log)
         audit = AuditTrail(
             settings.data_dir / "audit",
-            log,
+            noted,
             mode=int(settings.audit_mode, base=8),
             writer=writer,
             signer=None if key is None else HeadSigner.read(key),
@@ -69,7 +74,7 @@ class Records:
             sinks=_sinks(settings.audit_sink),
             retention=_retention(settings) if not writer else None,
         )
-        return cls(audit, DecidingFiles(settings, unsafe, DigestLog(audit)))
+        return cls(audit, DecidingFiles(settings, unsafe, DigestLog(audit)), noted)
 
 
 def _sinks(texts: Sequence[str]) -> tuple[Delivery, ...]:
@@ -100,7 +105,11 @@ class Foundation:
         limits: limits of the listeners of guests.
         connections: division of the descriptors of the process.
         changes: announced changes after which connected guests are appraised again.
+        token_keys: store of the keys of attestation tokens, for brokers that share an engine.
         meter: measures connections; None if nothing is measured.
+        sealing: seals the objects of the data directory; None if they are plain.
+        shared: the database of `--store`; None for the data directory.
+        directory: the data directory.
     """
 
     settings: Settings
@@ -113,7 +122,11 @@ class Foundation:
     changes: Changes
     collateral: CollateralService
     cases: UseCases
+    directory: Directory
+    token_keys: TokenKeyStore
     meter: Meter | None = None
+    sealing: Sealing | None = None
+    shared: SharedStore | None = None
 
     @classmethod
     def lay(  # noqa: PLR0913  # what it is built from, all by keyword
@@ -130,21 +143,30 @@ class Foundation:
         elsewhere: Fetch | None = None,
         judgements: JudgementSink | None = None,
         meter: Meter | None = None,
+        shared: SharedStore | None = None,
     ) -> Foundation:
         """Build the use cases.
 
         Args:
             elsewhere: see `CollateralService`.
             judgements: see `use_cases`.
+            shared: the database of `--store`; None for the data directory.
 
         Raises:
             ConfigError: a setting cannot be used; the message has the cause and the remedy.
         """
         root = unsafe.root_ca
         root_ca = None if root is None else read_root_ca(root, option=UNSAFE_ROOT_OPTION)
+        sealing = None if shared is not None else Sealing.of(settings, directory, records.audit)
+        if shared is not None:
+            stores = shared.stores(tees, records.audit)
+            shared.announce_to(changes.announce, stores.digests)
+        else:
+            objects = None if sealing is None else sealing.objects
+            stores = Stores.on(directory, tees, records.audit, objects)
         collateral = CollateralService(
             settings,
-            DirectoryCollateralStore(directory),
+            stores.collateral,
             clock=clock,
             events=records.audit,
             root_ca_der=root_ca,
@@ -162,6 +184,7 @@ class Foundation:
             events=records.audit,
             changes=changes,
             judgements=judgements,
+            stores=stores,
         )
         return cls(
             settings,
@@ -174,8 +197,20 @@ class Foundation:
             changes,
             collateral,
             cases,
+            directory,
+            DirectoryTokenKeys(directory, None if sealing is None else sealing.sealer)
+            if shared is None
+            else shared.token_keys(),
             meter,
+            sealing,
+            shared,
         )
+
+    async def close(self) -> None:
+        """Close what the use cases have open. Everything that uses them has stopped."""
+        self.directory.close()
+        await self.collateral.close()
+        await self.cases.sources.close()
 
     def apply(self, new: Settings, connections: Connections) -> None:
         """Put the limits of new settings in force."""
@@ -238,6 +273,8 @@ class GuestListeners:
             events=self.base.audit,
             limits=self.base.limits,
             watch=watch,
+            token_keys=self.base.token_keys,
+            unsafe=self.base.unsafe,
             passed=self.sockets.get("kbs_http"),
             shared=self.sessions,
             census=None if self.census is None else self.census.listener("kbs_http"),
@@ -245,17 +282,20 @@ class GuestListeners:
         )
 
 
-def connections_of(settings: Settings, *, guests: bool, operators: bool) -> Connections:
+def connections_of(
+    settings: Settings, *, guests: bool, operators: bool, open_files: int | None = None
+) -> Connections:
     """Divide the descriptors of a process among the listeners that it serves.
 
     Args:
         guests, operators: whether the process serves guests, and operators.
+        open_files: how many it may open; None for the limit of this process.
 
     Raises:
         ConfigError: there are too few descriptors.
     """
     return descriptors.divide(
-        descriptors.limit(),
+        descriptors.limit() if open_files is None else open_files,
         guests=settings.max_connections if guests else 0,
         guest_listeners=(1 if settings.kbs_http is None else 2) if guests else 0,
         grpc_listeners=(1 if settings.keyprovider_api is None else 2) if operators else 0,

@@ -26,7 +26,7 @@ from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.reread import Reloadable
 
-_PARTS_OF_WORKERS: Final = ("audit", "collateral", "descriptors", "sessions")
+_PARTS_OF_WORKERS: Final = ("audit", "collateral", "descriptors", "seal", "sessions", "store")
 """Parts of the broker that each worker examines for itself."""
 
 

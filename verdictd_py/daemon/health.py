@@ -175,7 +175,7 @@ def space_check(directories: Mapping[str, Path]) -> Check:
         causes: dict[str, list[str]] = {}
         for name, directory in directories.items():
             try:
-                cause = _shortage(os.statvfs(directory))
+                cause = shortage(os.statvfs(directory))
             except OSError:
                 continue  # another check reports that it is missing
             if cause:
@@ -191,7 +191,7 @@ def space_check(directories: Mapping[str, Path]) -> Check:
     return check
 
 
-def _shortage(space: os.statvfs_result) -> str:
+def shortage(space: os.statvfs_result) -> str:
     """Return what is short on a file system; empty if nothing is."""
     free = space.f_bavail * space.f_frsize
     if free < FREE_BYTES:

@@ -59,7 +59,7 @@ def http_client(settings: Settings) -> httpx.AsyncClient:
         ConfigError: the CAs, a pin or the proxy cannot be used.
     """
     return httpx.AsyncClient(
-        transport=_SiteTransport(_context(settings), _pinned(settings), site_proxies(settings)),
+        transport=_SiteTransport(_context(settings), pinned(settings), site_proxies(settings)),
         trust_env=False,  # `site_proxies` reads the environment
         headers={"User-Agent": f"verdictd-py/{__version__}"},
         timeout=CONNECT_SECONDS,
@@ -80,7 +80,7 @@ def _context(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _pinned(settings: Settings) -> dict[_Origin, ssl.SSLContext]:
+def pinned(settings: Settings) -> dict[_Origin, ssl.SSLContext]:
     """Return the TLS contexts of services whose certificate is pinned.
 
     The n-th pin is that of the n-th URL. Every other host is verified with the site's CAs.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
 from threading import Event as Flag
 from typing import Final, Self
 
 from verdictd_py.config import Address
+from verdictd_py.console.views.load import Load
+from verdictd_py.daemon.load import LoadHistory
 from verdictd_py.daemon.readings import Documents, Sources, liveness_page, readiness_page
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.domain.events import FileChanged
@@ -118,6 +121,7 @@ class BrokerMetrics:
         layout = _layout(tees)
         self._memory = Memory.create(layout, workers)
         self.own = ProcessMetrics(self._memory, 0)
+        self._load = LoadHistory(self._memory, workers + 1, time.monotonic)
         self._documents = Documents.of(tees)
         self._sources: Sources | None = None
         self._read: tuple[Reading, ...] = ()
@@ -147,6 +151,16 @@ class BrokerMetrics:
     def connect(self, sources: Sources) -> None:
         """Set what gauges are read from; it is built later."""
         self._sources = sources
+
+    def load(self) -> Load:
+        """Return the load of the last minutes, for the console."""
+        if self._sources is None:
+            return Load()
+        return self._load.load(self._sources.connections(), self._sources.limits())
+
+    def certificates(self) -> Mapping[str, datetime]:
+        """Return the end of validity of each listener's certificate, for the console."""
+        return {} if self._sources is None else self._sources.certificates()
 
     def worker_ended(self, number: int) -> None:
         """Forget the gauges of a worker that has ended."""
@@ -205,6 +219,7 @@ class BrokerMetrics:
     def _tick(self) -> None:
         self._ticked = time.monotonic()
         self.own.sampler.sample()
+        self._load.note()
         if self._sources is not None:
             self._read = (*self._sources.readings(), *self._documents.readings())
 

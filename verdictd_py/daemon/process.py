@@ -72,7 +72,7 @@ async def run(
     Raises:
         ConfigError: the daemon cannot start.
     """
-    _require_address_space()
+    require_address_space()
     descriptors.raise_limit()
     writer = LogWriter(_STANDARD_ERROR)
     try:
@@ -154,7 +154,7 @@ def _import_late() -> None:
                 importlib.import_module(name)
 
 
-def _require_address_space() -> None:
+def require_address_space() -> None:
     """Refuse a limit under which threads or the policy engine fail later, guest by guest.
 
     Raises:

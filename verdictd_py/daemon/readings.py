@@ -81,6 +81,7 @@ class Sources:
         workers: numbers of configured and of running guest workers; both 0 without workers.
         collateral: start and end of the validity of each cached set of collateral.
         certificates: ends of validity, by listener.
+        client_ca: end of validity of the first CA of client certificates that expires.
         unsafe: number of unsafe options.
     """
 
@@ -91,6 +92,7 @@ class Sources:
     workers: Callable[[], tuple[int, int]]
     collateral: Callable[[], Sequence[tuple[datetime, datetime]]]
     certificates: Callable[[], Mapping[str, datetime]]
+    client_ca: Callable[[], datetime | None]
     unsafe: int
 
     def readings(self) -> tuple[Reading, ...]:
@@ -178,9 +180,16 @@ class Sources:
             ),
             Reading(
                 "verdictd_certificate_expiry_timestamp_seconds",
-                "Time at which the certificate of a listener expires.",
+                "Time at which the certificate of a listener expires. The listener of the key "
+                "provider and the console have that of the client API.",
                 ("listener",),
                 {(name,): end.timestamp() for name, end in self.certificates().items()},
+            ),
+            Reading(
+                "verdictd_client_ca_expiry_timestamp_seconds",
+                "Time at which the first CA of client certificates expires.",
+                (),
+                {} if (end := self.client_ca()) is None else {(): end.timestamp()},
             ),
         )
 

@@ -26,9 +26,12 @@ from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.broker.release import Releaser
+from verdictd_py.broker.revisions import DecidingTexts, Revisions
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
+from verdictd_py.daemon.stores import Stores
+from verdictd_py.daemon.vaultsources import Sources, sources_of
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import GuestTrust, RegoAppraisalPolicy
@@ -42,12 +45,6 @@ from verdictd_py.ports import AppraisalPolicy, Events, Tees, VerifierContext
 from verdictd_py.ports.tees import HttpGet
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.documents import DirectoryDocumentStore
-from verdictd_py.storage.stores import (
-    DirectoryCollateralStore,
-    DirectoryKeyStore,
-    DirectoryResourceStore,
-)
 from verdictd_py.tees.intel.tee import VENDOR, IntelService
 from verdictd_py.tees.registry import VerifierSet, select
 
@@ -63,6 +60,7 @@ class UseCases:
         ineffective: entries of documents that have no effect.
         contents: checks of the contents that guests read.
         digests: digests of the documents when they were last read.
+        sources: stores of keys and resources, which are closed at the end.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
     """
@@ -84,6 +82,7 @@ class UseCases:
     wrapper: Wrapper
     administration: Administration
     trusted_root: str | None
+    sources: Sources
 
 
 def _site_get(settings: Settings) -> AbstractAsyncContextManager[HttpGet]:
@@ -132,6 +131,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
     events: Events,
     changes: Changes | None = None,
     judgements: JudgementSink | None = None,
+    stores: Stores | None = None,
 ) -> UseCases:
     """Build the use cases on one data directory.
 
@@ -139,17 +139,19 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         intel: what the verifiers of Intel's TEEs share.
         changes: announced changes after which connected guests are appraised again.
         judgements: receives the judgements instead of the history of these use cases.
+        stores: what they use instead of plain files in the data directory.
 
     Raises:
         ConfigError: a verifier cannot be built.
     """
+    stores = stores or Stores.on(directory, tees, events)
     verifiers = select(
         settings.verifier or None,
         tees,
         VerifierContext(
             clock=clock,
             events=events,
-            store=DirectoryCollateralStore(directory),
+            store=stores.collateral,
             http=partial(_site_get, settings),
             root_ca_der=root_ca_der,
             services={VENDOR: intel},
@@ -158,10 +160,8 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         insecure_nullverifier=unsafe.insecure_nullverifier,
         insecure_sample_verifier=unsafe.insecure_sample_verifier,
     )
-    keys = DirectoryKeyStore(directory)
-    digests = DigestLog(events)
-    resources = DirectoryResourceStore(directory, events=events, digests=digests)
-    documents = DirectoryDocumentStore(directory, tees, digests=digests)
+    sources = sources_of(settings, stores.keys, stores.resources)
+    keys, resources, documents = sources.keys, sources.resources, stores.documents
     deciding = DocumentsWithSets(documents, tees, clock)
     compiled = CompiledPolicies()
     pinning = Pinning(verifiers.pinned_only, settings.require_reference_values)
@@ -173,6 +173,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
     )
     release = RegoReleasePolicy(documents, tees, compiled)
     history = History()
+    sink: JudgementSink = history if judgements is None else judgements
 
     async def prepare() -> None:
         for tee in verifiers:
@@ -195,7 +196,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         policy=appraisal,
         clock=clock,
         events=events,
-        history=judgements or history,
+        history=sink,
         allow_unlogged=settings.allow_unlogged,
         seconds=settings.appraisal_timeout,
         trust=GuestTrust(deciding, tees),
@@ -206,9 +207,9 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         appraisal=appraisal,
         catalogue=catalogue,
         ineffective=IneffectiveEntries(documents, tees, keys, resources),
-        contents=StoredContents(resources),
+        contents=StoredContents(stores.resources),
         release=release,
-        digests=digests,
+        digests=stores.digests,
         prepare=prepare,
         history=history,
         explainer=Explainer(history, appraisal),
@@ -220,6 +221,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
             policy=release,
             events=events,
             allow_a256ctr=settings.allow_a256ctr,
+            released=lambda paths: sink.note_release(paths, clock()),
         ),
         wrapper=Wrapper(
             keys=keys,
@@ -242,6 +244,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
                 tees=tees,
                 tester=tester,
             ),
+            revisions=Revisions(DecidingTexts(documents, deciding, verifiers), clock),
             references=ReferenceAdministrator(
                 documents=documents,
                 changes=checked,
@@ -267,4 +270,5 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
             ),
         ),
         trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),
+        sources=sources,
     )

@@ -23,13 +23,14 @@ class Correlation:
     Attributes:
         id: `ID_DIGITS` hexadecimal digits; empty for work that belongs to no connection.
         listener: name of its listener; empty as above.
-        observe: receives each stage with its duration in nanoseconds; None if nothing is measured.
+        observe: receives each stage with its own duration in nanoseconds, and with that which
+            includes the stages within it; None if nothing is measured.
         nested: nanoseconds of the stages within the current stage (see `verdictd_py.stages`).
     """
 
     id: str
     listener: str
-    observe: Callable[[str, int], None] | None = None
+    observe: Callable[[str, int, int], None] | None = None
     nested: int = 0
 
 

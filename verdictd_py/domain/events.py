@@ -112,11 +112,12 @@ CollateralDigest = Annotated[
 
 @event("documents.used", audit=Audit.YES)
 class DocumentsUsed(Event):
-    """Policy and reference data decide about a guest for the first time in this process."""
+    """A policy and its data decide for the first time in this process: guests, or releases."""
 
-    tee: TeeName
+    tee: TeeName | None = None
     policy: PolicyDigest
-    reference: ReferenceDigest
+    reference: ReferenceDigest | None = None
+    data: ReleaseDataDigest | None = None
 
 
 @event("collateral.used", audit=Audit.LIMITED)
@@ -576,6 +577,16 @@ class KbsAdministrators(Event):
     ]
 
 
+@event("kbs.token-key-added", audit=Audit.YES)
+class KbsTokenKeyAdded(Event):
+    """A new key of attestation tokens was stored for all brokers; the ones before it expire."""
+
+    key: Annotated[str, FieldInfo("Id of the key, `kid` in tokens.", characters=64)]
+    signs_from: Annotated[
+        str, FieldInfo("Time from which brokers sign with it, ISO 8601.", characters=32)
+    ]
+
+
 @event("audit.opened")
 class AuditOpened(Event):
     """A new file of the audit trail was created."""
@@ -745,6 +756,13 @@ class LogFlood(Event):
         FieldInfo("Address of the peer without its port, or name of the caller.", characters=512),
     ]
     lines: Annotated[int, FieldInfo("Number of lines that were omitted.")]
+
+
+@event("trace.dropped", level=Level.WARNING)
+class TraceDropped(Event):
+    """Traces were dropped: the collector of `--traces` was too slow, or could not be reached."""
+
+    requests: Annotated[int, FieldInfo("Number of requests without a trace.")]
 
 
 @event("connection.refused", by_peers=True)
@@ -952,6 +970,19 @@ class WarningStorage(Event):
     reason: Reason
 
 
+@event("warning.rolled-back", level=Level.WARNING, audit=Audit.YES)
+class WarningRolledBack(Event):
+    """A policy, reference data or a set has a content again that had been replaced."""
+
+    file: Annotated[str, FieldInfo("Its path in the data directory.", characters=4096)]
+    revision: Annotated[int, FieldInfo("Number of the content that it has now.")]
+    earlier: Annotated[int, FieldInfo("Number under which it had this content before.")]
+    sha256: Digest
+    replaced: Annotated[
+        str, FieldInfo("SHA-256 digest of the content that was replaced.", characters=64)
+    ]
+
+
 @event("warning.other-daemon", level=Level.WARNING)
 class WarningOtherDaemon(Event):
     """Another daemon uses the same data directory, which is supported if it is intended."""
@@ -976,6 +1007,25 @@ class StorageRecovered(Event):
     part: StoragePart
 
 
+@event("seal.opened", audit=Audit.YES)
+class SealOpened(Event):
+    """The index of the sealed objects was read; a lower generation than before is a roll-back."""
+
+    generation: Annotated[int, FieldInfo("Number of changes of the sealed objects so far.")]
+    strict: Annotated[bool, FieldInfo("Whether plain objects are refused.")]
+    key: Annotated[
+        str, FieldInfo("Newest version of the key-encryption key, not secret.", characters=255)
+    ]
+
+
+@event("seal.refused", level=Level.ERROR, audit=Audit.LIMITED)
+class SealRefused(Event):
+    """A stored object is refused: it was altered, replaced, removed, or is not sealed."""
+
+    path: Annotated[str, FieldInfo("Canonical path of the object.", characters=1024)]
+    reason: Reason
+
+
 @event("file.changed", audit=Audit.YES)
 class FileChanged(Event):
     """A file that determines decisions is used for the first time, or was changed, by anyone."""
@@ -985,6 +1035,10 @@ class FileChanged(Event):
     ]
     previous: PreviousDigest | None
     sha256: CurrentDigest | None
+    revision: (
+        Annotated[int, FieldInfo("Number of this content among all that the document has had.")]
+        | None
+    ) = None
 
 
 @event("warning.limits", level=Level.WARNING)

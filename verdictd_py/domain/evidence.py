@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from verdictd_py.domain.tcb import TcbComparison
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, Reason
 
@@ -95,6 +96,8 @@ class VerifiedEvidence:
             identifies no machine.
         collateral: SHA-256 digest of the collateral with which it was verified, in lower-case
             hex; None if none was needed, or if it is not known.
+        tcb: every component of the platform next to the TCB levels, for operators; None if the
+            vendor has none, or if it is not known.
     """
 
     tee: str
@@ -107,6 +110,7 @@ class VerifiedEvidence:
     valid_until: datetime | None = None
     platform: str | None = None
     collateral: str | None = None
+    tcb: TcbComparison | None = None
 
 
 @dataclass(frozen=True, slots=True)

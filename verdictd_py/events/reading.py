@@ -28,6 +28,9 @@ from verdictd_py.domain.events import (
 from verdictd_py.events.chain import MAX_LINE_BYTES
 from verdictd_py.events.scan import COMPRESSED
 
+UNREADABLE: Final = "unreadable"
+"""Event of a line that is not a record."""
+
 ACCEPTED: Final = "accepted"
 REFUSED: Final = "refused"
 FAILED: Final = "failed"
@@ -158,7 +161,7 @@ def read_line(file: str, number: int, line: bytes) -> AuditRecord:
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         fields = {"line": line[:200].decode("ascii", "replace")}
-        return AuditRecord(file, number, "", "unreadable", fields, {"event": "unreadable"})
+        return AuditRecord(file, number, "", UNREADABLE, fields, {"event": UNREADABLE})
 
 
 def merged(paths: Sequence[Path]) -> Iterator[AuditRecord]:

@@ -24,10 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from verdictd_py.domain.events import AuditBegan
 from verdictd_py.events.chain import FIRST, MAX_LINE_BYTES
 from verdictd_py.events.statements import State, Statement
 
 SUFFIX: Final = ".jsonl"
+
+_TIME_CHARACTERS: Final = len("20260101T000000Z")
+"""Length of the time at the beginning of a file's name."""
 
 LOCK_SECONDS: Final = 2.0
 """Maximum wait for the lock of the directory. A process that has it and does not continue must not
@@ -161,7 +165,8 @@ def others(directory: Path, own: str) -> Others:
     """Return what must be stated about the files of the directory. Call it while it is `locked`.
 
     Without any state file, all audit files are named: the directory was written by a version
-    without state files, or its state files were removed.
+    without state files, or its state files were removed. Such a version may also have run after a
+    newer one; then its files are named as well.
 
     Args:
         own: name of the new file.
@@ -189,7 +194,24 @@ def others(directory: Path, own: str) -> Others:
             finished.append(path)
             for count, value in zip(COUNTS, more, strict=False):
                 counts[count] += value
+    # Whether the writers of these files live is unknown.
+    earlier = _unconnected(directory, min(names), {*names, own})
+    statements += [_statement(directory, name, State.OPEN) for name in earlier]
     return Others(tuple(statements), counts, tuple(finished))
+
+
+def _unconnected(directory: Path, since: str, known: set[str]) -> Iterator[str]:
+    """Yield the names of files that a version without state files has written.
+
+    Args:
+        since: name of the oldest file that no file has named as ended yet. Earlier files are named.
+        known: names of files that have a state file.
+    """
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        if path.name not in known and path.name[:_TIME_CHARACTERS] >= since[:_TIME_CHARACTERS]:
+            with suppress(OSError, ValueError):
+                if first_of(path).get("event") != AuditBegan.spec.name:
+                    yield path.name
 
 
 def _state_path(directory: Path, name: str) -> Path:

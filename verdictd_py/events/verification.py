@@ -13,6 +13,7 @@ from verdictd_py.events.heads import HeadVerifier
 from verdictd_py.events.loggedheads import LoggedHead
 from verdictd_py.events.scan import Scan
 from verdictd_py.events.statements import State, Statement
+from verdictd_py.events.trailfile import HEAD_RECORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ def verified(
     keys: Sequence[HeadVerifier] = (),
     expected: Sequence[str] = (),
     logged: Sequence[LoggedHead] = (),
+    stopped: bool = False,
 ) -> Findings:
     """Compare files with each other, with the keys, and with expected heads.
 
@@ -45,8 +47,9 @@ def verified(
         keys: public keys of the heads.
         expected: digests that must occur.
         logged: heads of a log, which the files must have.
+        stopped: whether no broker writes the files, so that their ends must be signed as well.
     """
-    return _Verification(scans, complete, keys, expected, logged).findings()
+    return _Verification(scans, complete, keys, expected, logged, stopped=stopped).findings()
 
 
 class _Verification:
@@ -57,8 +60,11 @@ class _Verification:
         keys: Sequence[HeadVerifier],
         expected: Sequence[str],
         logged: Sequence[LoggedHead],
+        *,
+        stopped: bool,
     ) -> None:
         self._scans = scans
+        self._stopped = stopped
         self._complete = complete
         self._keys = keys
         self._expected = expected
@@ -189,12 +195,19 @@ class _Verification:
                     "a missing file is not noticed"
                 )
             return
+        self._remarks += [
+            f"{scan.path}: is of an earlier version, which did not connect files: what a later "
+            "file states about it is how it was then"
+            for scan in self._by_name.values()
+            if scan.records and not scan.has_beginning
+        ]
         unnamed = [s for s in self._by_name.values() if s.name not in named and s.records]
         if len(unnamed) > 1 and not self._missing:  # a missing file may have named them
             names = ", ".join(sorted(scan.name for scan in unnamed))
             self._problems.append(
                 f"{names}: no later file names more than one of them: a file was added, or "
-                "state files were removed"
+                "state files were removed, or an earlier version of the broker ran last; start "
+                "this version, which names its files"
             )
 
     def _check_signatures(self) -> dict[str, int]:
@@ -212,11 +225,12 @@ class _Verification:
         named = set(self._ends)
         for name, scan in self._by_name.items():
             rest = scan.records - covered[name]
-            if rest > 1 or (
-                rest and not scan.heads
-            ):  # a head at the end is covered by the next file
+            # A head at the end is covered by the next file.
+            if rest > 1 or (rest and not scan.heads):
                 line = f"{scan.path}: the last {rest} records are not signed"
-                (self._problems if name in named else self._remarks).append(line)
+                # The broker signs a head before so many, and at its end.
+                is_sign = name in named or rest >= HEAD_RECORDS or self._stopped
+                (self._problems if is_sign else self._remarks).append(line)
         return covered
 
     def _is_signed(self, scan: Scan, signature: str, records: int, digest: str) -> bool:

@@ -29,8 +29,11 @@ REPORT_EVERY: Final = 1000
 CLOSE_SECONDS: Final = 0.5
 """Time for the reader to take the lines that wait when the daemon ends."""
 
-GATHER_SECONDS: Final = 0.01
+GATHER_SECONDS: Final = 0.05
 """Pause between the first of some lines and their write."""
+
+WAKE_BYTES: Final = 64 * 1024
+"""Size of the waiting lines from which they are written at once."""
 
 _AT_ONCE: Final = 0.0
 
@@ -79,8 +82,8 @@ class LogWriter:
             if not self._is_set:
                 self._is_set = True
                 self._timer.set(GATHER_SECONDS)
-            elif self._size - len(data) < MAX_WRITE_BYTES <= self._size:
-                self._timer.set(_AT_ONCE)  # more than one write takes
+            elif self._size - len(data) < WAKE_BYTES <= self._size:
+                self._timer.set(_AT_ONCE)
 
     @property
     def queue_length(self) -> int:

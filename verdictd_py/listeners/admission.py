@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
@@ -18,6 +19,7 @@ from verdictd_py.listeners.deadlines import Deadlines
 from verdictd_py.listeners.errors import abort
 from verdictd_py.offload import SMALL_BYTES
 from verdictd_py.ports import Events
+from verdictd_py.stages import ended
 
 CALLS_OF_ALL: Final = 1024
 """Maximum number of calls of a listener, refused ones included until they have their answer."""
@@ -148,6 +150,7 @@ class Admission:
         begin_call: protects the connection of an admitted call until the function that it returns
             is called; it gets the name of the connection in gRPC.
         correlate: sets the correlation of a call to that of its connection, of the same name.
+        called: counts a call that has ended, by the name of its status.
 
     Attributes:
         rules: how callers of this listener are identified.
@@ -159,8 +162,10 @@ class Admission:
         events: Events,
         begin_call: Callable[[str], Callable[[], None]],
         correlate: Callable[[str], None],
+        called: Callable[[str], None] = lambda code: None,  # noqa: ARG005  # unused
     ) -> None:
         self.rules = rules
+        self._called = called
         self._begin_call = begin_call
         self._correlate = correlate
         self._events = events
@@ -205,8 +210,9 @@ class Admission:
 
         async def answer(requests: object, context: Any) -> object:  # noqa: ANN401
             del requests  # the context reads the same stream, in a third of the time
-            call = await self._admitted(name, right, context)
+            call = None
             try:
+                call = await self._admitted(name, right, context)
                 async with call.turn:
                     if call.caller.rights:
                         message = await _message(context, self._arrivals)
@@ -216,7 +222,7 @@ class Admission:
                     async with self._shares.answering(call.counted, message):
                         return await method(message, context)
             finally:
-                self._end(call)
+                self._end(call, name, context)
 
         return answer
 
@@ -224,8 +230,9 @@ class Admission:
         right = required(method)
 
         async def answer(requests: AsyncIterator[object], context: Any) -> None:  # noqa: ANN401
-            call = await self._admitted(name, right, context)
+            call = None
             try:
+                call = await self._admitted(name, right, context)
                 async with self._without_drain(context):
                     async with asyncio.timeout(STREAM_SECONDS):
                         sent = await _message(context, self._arrivals) if one_request else requests
@@ -234,7 +241,7 @@ class Admission:
                 text = f"a stream lasts at most {STREAM_SECONDS:.0f} seconds; open another"
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
             finally:
-                self._end(call)
+                self._end(call, name, context)
 
         return answer
 
@@ -269,9 +276,20 @@ class Admission:
             await abort(context, self._events, error, doing=name, caller=caller.name)
         return _Call(caller, counted, turn, self._begin_call(context.peer()))
 
-    def _end(self, call: _Call) -> None:
-        call.end_of_connection()
-        self._shares.leave(call.counted)
+    def _end(self, call: _Call | None, name: str, context: Any) -> None:  # noqa: ANN401  # as above
+        """End a call, which was admitted or not."""
+        if call is not None:
+            call.end_of_connection()
+            self._shares.leave(call.counted)
+        status = _status(context)
+        self._called(status)
+        ended(name, status)
+
+
+STATUSES: Final[Mapping[int, str]] = {
+    code.value[0]: code.name.lower().replace("_", "-") for code in grpc.StatusCode
+}
+"""Names of the statuses of gRPC, by number."""
 
 
 class _Call(NamedTuple):
@@ -287,6 +305,16 @@ class _Call(NamedTuple):
     counted: str
     turn: AbstractAsyncContextManager[object]
     end_of_connection: Callable[[], None]
+
+
+def _status(context: Any) -> str:  # noqa: ANN401  # as above
+    """Return the name of the status of a call that ends now."""
+    code = context.code() or 0  # the number, or the value, or None for none yet
+    number = code.value[0] if isinstance(code, grpc.StatusCode) else code
+    error = sys.exception()
+    if not number and error is not None:  # gRPC sets the status of an unexpected exception later
+        return "cancelled" if isinstance(error, asyncio.CancelledError) else "unknown"
+    return STATUSES.get(number, "unknown")
 
 
 async def _message(context: Any, arrivals: Deadlines) -> object:  # noqa: ANN401

@@ -46,7 +46,7 @@ from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.eaa.refusal import Refusal
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.protocols.ratstls.session import TlsClosed, TlsFailed, TlsSession
-from verdictd_py.stages import Meter, Stage, begin, measured
+from verdictd_py.stages import Meter, Stage, begin, ended, measured
 
 _ANSWERS_AT_ONCE: Final = 32
 """Maximum number of answers that are made at once. An answer has up to some MiB, and its size is
@@ -187,6 +187,7 @@ class AttestedListener:
             opening.close()
             if share.evicted:
                 self._refuse_connection(opening.origin.text, share.evicted, share.limit)
+            ended()
             share.leave()
 
     def _refuse_connection(self, peer: str, reason: str, limit: str) -> None:
@@ -246,6 +247,7 @@ class AttestedListener:
                 served = True
                 with measured(Stage.ANSWER):
                     await link.send(answer.data, self._limits.idle)
+                ended()
                 if answer.close:
                     with suppress(OSError):  # the end of the connection is recorded already
                         await link.goodbye()

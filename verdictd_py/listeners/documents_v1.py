@@ -11,7 +11,7 @@ from verdictd_py.listeners.management import Service
 
 
 class DocumentService(Service, services.DocumentServiceServicer):
-    """Policies, reference data, named sets, release policies."""
+    """Policies, reference data, named sets, release policies, and their earlier texts."""
 
     @answered()
     async def ListDocuments(
@@ -52,6 +52,25 @@ class DocumentService(Service, services.DocumentServiceServicer):
     ) -> messages.DeleteDocumentResponse:
         await self._admin.documents.delete(caller, request.name)
         return messages.DeleteDocumentResponse()
+
+    @answered()
+    async def ListRevisions(
+        self, request: messages.ListRevisionsRequest, caller: Caller
+    ) -> messages.ListRevisionsResponse:
+        revisions = self._admin.revisions
+        found = revisions.list_of(caller, request.name)
+        described = [
+            v1_messages.revision(each, in_force=revisions.is_current(each)) for each in found
+        ]
+        return messages.ListRevisionsResponse(revisions=described)
+
+    @answered()
+    async def GetRevision(
+        self, request: messages.GetRevisionRequest, caller: Caller
+    ) -> messages.Revision:
+        found = self._admin.revisions.get(caller, request.sha256)
+        in_force = self._admin.revisions.is_current(found)
+        return v1_messages.revision(found, in_force=in_force, content=True)
 
     async def _described(self, caller: Caller, name: str) -> messages.Document:
         use, stored = await self._admin.documents.describe(caller, name)

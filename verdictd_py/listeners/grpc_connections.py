@@ -12,7 +12,6 @@ import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from verdictd_py.domain import correlation
@@ -28,7 +27,7 @@ from verdictd_py.listeners.grpc_relay import CHUNK_BYTES, Relay
 from verdictd_py.listeners.private_socket import PrivateSocket
 from verdictd_py.listeners.shares import Proof, Share, ShareLimits, Shares, Source, source_of
 from verdictd_py.ports import Events
-from verdictd_py.stages import Meter, begin
+from verdictd_py.stages import Meter, begin, end, of_call
 
 DESCRIPTORS: Final = 3
 """File descriptors of a connection: that of the client, and two between the relay and gRPC."""
@@ -95,7 +94,7 @@ class GrpcConnections:
         """
         connection = self._find(name)
         if connection is not None:
-            correlation.enter(replace(connection.correlation, nested=0))
+            correlation.enter(of_call(connection.correlation))
 
     def begin_call(self, name: str) -> Callable[[], None]:
         """Protect the connection of a call until the returned function is called.
@@ -296,6 +295,7 @@ class _Connection:
         self._accepted.close()
         self._connections.remove(self, self._name)
         self._record(error)
+        end(self.correlation)
         self.share.leave()
 
     def _identify(self, identifying: asyncio.Future[Peer]) -> None:

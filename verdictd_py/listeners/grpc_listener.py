@@ -27,7 +27,7 @@ from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.admission import CALLS_OF_ALL, CALLS_OF_CONNECTION, Admission
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_connections import GrpcConnections
-from verdictd_py.listeners.grpc_methods import Methods
+from verdictd_py.listeners.grpc_methods import UNIMPLEMENTED, Methods
 from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.private_socket import PrivateSocket
 from verdictd_py.listeners.reread import Reread
@@ -131,8 +131,10 @@ class GrpcListener:
             ShareLimits.of(connections), events, listener=name, meter=meter
         )
         rules = replace(rules or CallerRules(), peer_of=self._connections.peer)
+        called = _not_counted if meter is None else partial(meter.called, name)
+        self._called = called
         self._admission = Admission(
-            rules, events, self._connections.begin_call, self._connections.correlate
+            rules, events, self._connections.begin_call, self._connections.correlate, called
         )
         self._tls = tls
         self._option = "--" + name.replace("_", "-")
@@ -173,7 +175,7 @@ class GrpcListener:
             options=_OPTIONS,
             maximum_concurrent_rpcs=CALLS_OF_ALL,
         )
-        methods = Methods(self._admission.admit)
+        methods = Methods(self._admission.admit, partial(self._called, UNIMPLEMENTED))
         server.add_generic_rpc_handlers((methods,))
         private = PrivateSocket(partial(self._add_port, server))
         self._connections.serve(private, in_threads=self._slow)
@@ -239,6 +241,10 @@ class GrpcListener:
             return False
         host, port = self._listening[0].getsockname()[:2]
         return not loopback.supports_queries(loopback.Endpoint.of(ipaddress.ip_address(host), port))
+
+
+def _not_counted(code: str) -> None:
+    del code
 
 
 def _bind_tcp(address: Address, *, option: str) -> list[socket.socket]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import grpc
 
 from verdictd_py.listeners import messages
+
+UNIMPLEMENTED: Final = "unimplemented"
+"""Name of the status of a call of an unknown method, which gRPC answers itself."""
 
 Handler = Any
 """`grpc.RpcMethodHandler`; the stubs of gRPC lack its attributes."""
@@ -22,10 +25,16 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
     Args:
         admit: returns the handler that admits the callers of a method; it gets the method's name
             and its own handler.
+        unknown: called for each call of a method that the server does not have.
     """
 
-    def __init__(self, admit: Callable[[str, Handler], Handler]) -> None:
+    def __init__(
+        self,
+        admit: Callable[[str, Handler], Handler],
+        unknown: Callable[[], None] = lambda: None,
+    ) -> None:
         self._admit = admit
+        self._unknown = unknown
         self._methods: dict[str, Handler] = {}
 
     @property
@@ -43,4 +52,7 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
             self._methods[method] = self._admit(name, messages.limited(method, handler))
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        return self._methods.get(handler_call_details.method)
+        handler = self._methods.get(handler_call_details.method)
+        if handler is None:
+            self._unknown()
+        return handler

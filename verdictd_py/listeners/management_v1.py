@@ -22,8 +22,10 @@ from verdictd_py.broker.administration import (
 from verdictd_py.broker.details import details
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.explanation import Explainer
-from verdictd_py.broker.history import History, Verdict
+from verdictd_py.broker.history import History
+from verdictd_py.broker.judgement import Verdict
 from verdictd_py.broker.listings import MAX_PAGE
+from verdictd_py.broker.uses import Uses
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.formats.contents import Findings
@@ -78,10 +80,13 @@ def register(
     events: Events,
 ) -> None:
     """Add all services of the package `verdictd.v1` to `server`."""
-    services.add_KeyServiceServicer_to_server(KeyService(admin, rules, events), server)
-    services.add_ResourceServiceServicer_to_server(ResourceService(admin, rules, events), server)
+    keys = KeyService(admin, rules, events, history.uses)
+    services.add_KeyServiceServicer_to_server(keys, server)
+    resources = ResourceService(admin, rules, events, history.uses)
+    services.add_ResourceServiceServicer_to_server(resources, server)
     services.add_ImageServiceServicer_to_server(ImageService(admin, rules, events), server)
-    services.add_DocumentServiceServicer_to_server(DocumentService(admin, rules, events), server)
+    documents = DocumentService(admin, rules, events)
+    services.add_DocumentServiceServicer_to_server(documents, server)
     services.add_ReferenceServiceServicer_to_server(ReferenceService(admin, rules, events), server)
     appraisals = AppraisalService(admin, rules, events, history, explainer, connected)
     services.add_AppraisalServiceServicer_to_server(appraisals, server)
@@ -94,19 +99,26 @@ def register(
 class KeyService(Service, services.KeyServiceServicer):
     """Service for keys; it never returns their bytes."""
 
+    def __init__(
+        self, admin: Administration, rules: CallerRules, events: Events, uses: Uses
+    ) -> None:
+        super().__init__(admin, rules, events)
+        self._uses = uses
+
     @answered()
     async def ListKeys(
         self, request: messages.ListKeysRequest, caller: Caller
     ) -> messages.ListKeysResponse:
         page = await self._admin.keys.page(caller, request.page_token, request.page_size)
-        keys = [v1_messages.key(stored) for stored in page.names]
+        keys = [v1_messages.key(each, self._uses.of(f"keys/{each.name}")) for each in page.names]
         return messages.ListKeysResponse(keys=keys, next_page_token=page.next_token)
 
     @answered()
     async def DescribeKey(
         self, request: messages.DescribeKeyRequest, caller: Caller
     ) -> messages.Key:
-        return v1_messages.key(await self._admin.keys.describe(caller, request.name))
+        stored = await self._admin.keys.describe(caller, request.name)
+        return v1_messages.key(stored, self._uses.of(f"keys/{stored.name}"))
 
     @answered("verdictd.v1 CreateKey")
     async def CreateKey(self, request: messages.CreateKeyRequest, caller: Caller) -> messages.Key:
@@ -129,12 +141,18 @@ class KeyService(Service, services.KeyServiceServicer):
 class ResourceService(Service, services.ResourceServiceServicer):
     """Service for resources; it never returns their contents."""
 
+    def __init__(
+        self, admin: Administration, rules: CallerRules, events: Events, uses: Uses
+    ) -> None:
+        super().__init__(admin, rules, events)
+        self._uses = uses
+
     @answered()
     async def ListResources(
         self, request: messages.ListResourcesRequest, caller: Caller
     ) -> messages.ListResourcesResponse:
         page = await self._admin.resources.page(caller, request.page_token, request.page_size)
-        resources = [v1_messages.resource(stored) for stored in page.names]
+        resources = [v1_messages.resource(each, self._uses.of(each.name)) for each in page.names]
         return messages.ListResourcesResponse(resources=resources, next_page_token=page.next_token)
 
     @answered("verdictd.v1 SetResource")
@@ -301,8 +319,12 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     async def GetGuest(self, request: messages.GetGuestRequest, caller: Caller) -> messages.Guest:
         judgement = await self._explainer.explain(caller, request.id)
         guest = v1_messages.guest(judgement)
-        read = partial(details, judgement, self._admin.documents.tees)
-        if found := await offload(len(judgement.event_log), read):
+        presented = self._history.presented(judgement)
+        before = self._history.accepted_before(judgement)
+        logs = sum(len(each.event_log) for each in (presented, before) if each is not None)
+        tees = self._admin.documents.tees
+        read = partial(details, judgement, tees, presented, before)
+        if found := await offload(logs, read):
             guest.details = json.dumps(found)
         return guest
 
@@ -368,7 +390,9 @@ class PolicyTestService(Service, services.PolicyTestServiceServicer):
     async def TestRelease(
         self, request: messages.TestReleaseRequest, caller: Caller
     ) -> messages.TestReleaseResponse:
-        test = await self._admin.policy_tests.release(caller, request.id, request.path)
+        test = await self._admin.policy_tests.release(
+            caller, request.id, request.path, dict(request.query)
+        )
         return messages.TestReleaseResponse(
             released=test.report.accepted,
             policy=str(test.policy),

@@ -34,21 +34,40 @@ def protection(settings: Settings, unsafe: Unsafe) -> Protection:
     Raises:
         ConfigError: other hosts can reach an address, and nothing protects it.
     """
-    files = {
-        "--client-api-cert": settings.client_api_cert,
-        "--client-api-key": settings.client_api_key,
-        "--client-api-ca": settings.client_api_ca,
-        "--client-api-roles": settings.client_api_roles,
-    }
-    cert, key, client_ca, roles = files.values()
+    require_complete(settings)
+    cert, key, client_ca, roles = _files(settings).values()
     if cert and key and client_ca and roles:
         return _with_certificates(cert, key, client_ca, roles)
-    if any(files.values()):
-        missing = ", ".join(option for option, file in files.items() if file is None)
+    require_protected(settings, unsafe)
+    rules = CallerRules(
+        insecure_loopback=unsafe.insecure_loopback, insecure_open=unsafe.insecure_client_api
+    )
+    return Protection(rules)
+
+
+def require_complete(settings: Settings) -> None:
+    """Refuse some of the four TLS files without the others.
+
+    Raises:
+        ConfigError: files are missing.
+    """
+    files = _files(settings)
+    missing = ", ".join(option for option, file in files.items() if file is None)
+    if missing and any(files.values()):
         raise ConfigError(
             "TLS for the client API needs all of --client-api-cert, --client-api-key, "
             f"--client-api-ca and --client-api-roles; give the missing ones: {missing}"
         )
+
+
+def require_protected(settings: Settings, unsafe: Unsafe) -> None:
+    """Refuse addresses without TLS that other hosts can reach.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if any(_files(settings).values()):
+        return
     addresses = {"--client-api": settings.client_api_addresses[0]}
     if settings.keyprovider_api_address is not None:
         addresses["--keyprovider-api"] = settings.keyprovider_api_address
@@ -59,10 +78,16 @@ def protection(settings: Settings, unsafe: Unsafe) -> Protection:
                 "--client-api-cert, -key, -ca and -roles, or a loopback address, or unix:/path "
                 "(--insecure-client-api gives every caller every key)"
             )
-    rules = CallerRules(
-        insecure_loopback=unsafe.insecure_loopback, insecure_open=unsafe.insecure_client_api
-    )
-    return Protection(rules)
+
+
+def _files(settings: Settings) -> dict[str, Path | None]:
+    """Return the TLS files by option."""
+    return {
+        "--client-api-cert": settings.client_api_cert,
+        "--client-api-key": settings.client_api_key,
+        "--client-api-ca": settings.client_api_ca,
+        "--client-api-roles": settings.client_api_roles,
+    }
 
 
 def _with_certificates(cert: Path, key: Path, client_ca: Path, roles: Path) -> Protection:

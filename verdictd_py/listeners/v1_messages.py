@@ -8,11 +8,13 @@ from typing import Final
 
 from verdictd_py._generated import verdictd_v1_pb2 as messages
 from verdictd_py.broker.catalogue import DocumentUse
-from verdictd_py.broker.history import Judgement, Verdict
+from verdictd_py.broker.judgement import Judgement, Verdict
 from verdictd_py.broker.pinning import PinPreview
 from verdictd_py.broker.policytests import PolicyTest
 from verdictd_py.broker.references import ReferenceView
+from verdictd_py.broker.revisions import Revision
 from verdictd_py.broker.standing import GuestStatus
+from verdictd_py.broker.uses import Use
 from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.errors import Reason
 from verdictd_py.ports import Document, StoredName
@@ -25,17 +27,19 @@ VERDICTS: Final = {
 NUMBERS: Final = {verdict: number for number, verdict in VERDICTS.items()}
 
 
-def key(stored: StoredName) -> messages.Key:
+def key(stored: StoredName, use: Use | None = None) -> messages.Key:
     """Describe a key, without its bytes."""
     return messages.Key(
         name=stored.name,
         changed_at=time(stored.changed),
         size=stored.size,
         problem=stored.problem,
+        releases=0 if use is None else use.number,
+        last_released_at="" if use is None else time(use.last_at),
     )
 
 
-def resource(stored: StoredName) -> messages.Resource:
+def resource(stored: StoredName, use: Use | None = None) -> messages.Resource:
     """Describe a resource, without its content."""
     return messages.Resource(
         path=stored.name,
@@ -43,6 +47,8 @@ def resource(stored: StoredName) -> messages.Resource:
         changed_at=time(stored.changed),
         size=stored.size,
         problem=stored.problem,
+        releases=0 if use is None else use.number,
+        last_released_at="" if use is None else time(use.last_at),
     )
 
 
@@ -66,6 +72,21 @@ def reference(view: ReferenceView) -> messages.Reference:
         deciding=view.deciding_text,
         unread=view.unread,
         problem=view.problem,
+    )
+
+
+def revision(found: Revision, *, in_force: bool, content: bool = False) -> messages.Revision:
+    """Describe a text that was in force.
+
+    Args:
+        content: whether the message has the text.
+    """
+    return messages.Revision(
+        name=found.name,
+        sha256=found.sha256,
+        since=time(found.since),
+        in_force=in_force,
+        content=found.text if content else "",
     )
 
 
@@ -107,7 +128,7 @@ def reference_set(tee: str, name: str, values: ReferenceSet, state: str) -> mess
 
 def guest(judgement: Judgement) -> messages.Guest:
     """Describe an appraised guest."""
-    fmspc = judgement.claims.get("fmspc", "")
+    fmspc, decided_by = judgement.claims.get("fmspc", ""), judgement.decided_by
     return messages.Guest(
         id=judgement.id,
         at=time(judgement.at),
@@ -130,6 +151,9 @@ def guest(judgement: Judgement) -> messages.Guest:
         platform=judgement.platform or "",
         earlier=judgement.earlier,
         judged=judgement.judged,
+        policy_sha256="" if decided_by is None else decided_by.policy,
+        data_sha256="" if decided_by is None else decided_by.data,
+        collateral_sha256=judgement.collateral,
     )
 
 

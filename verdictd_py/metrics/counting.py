@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
@@ -68,11 +69,15 @@ class CountedConnections:
     def connected(self, listener: str) -> None:
         self._numbers.add(families.CONNECTIONS, (listener,))
 
-    def observer(self, listener: str, connection: str) -> Callable[[str, int], None]:
+    def called(self, listener: str, status: str) -> None:
+        self._numbers.add(families.CALLS, (listener,), (status,))
+
+    def observer(self, listener: str, connection: str) -> Callable[[str, int, int], None]:
         observe = self._numbers.observe_at
         places = self._stages.get(listener) or self._places(listener)
 
-        def stage(name: str, nanoseconds: int) -> None:
+        def stage(name: str, nanoseconds: int, total: int) -> None:
+            del total
             first, exemplars = places[name]
             observe(first, exemplars, nanoseconds / 1e9, connection)
 
@@ -164,7 +169,10 @@ def _answered(numbers: Numbers, event: Event) -> None:
     if answered.command == "POST /auth":
         numbers.add(families.CHALLENGES)
     elif answered.command == "POST /attest":
+        from verdictd_py.protocols.rcar.tokens import LIFETIME  # noqa: PLC0415  # loaded already
+
         numbers.add(families.SESSIONS)
+        numbers.set(families.TOKEN_EXPIRY, value=time.time() + LIFETIME.total_seconds())
 
 
 def _failed(numbers: Numbers, event: Event) -> None:
@@ -195,6 +203,10 @@ def _flood(numbers: Numbers, event: Event) -> None:
     numbers.add(families.LOG_OMITTED, amount=cast("known.LogFlood", event).lines)
 
 
+def _untraced(numbers: Numbers, event: Event) -> None:
+    numbers.add(families.UNTRACED, amount=cast("known.TraceDropped", event).requests)
+
+
 _COUNTERS: Final[Mapping[type[Event], Callable[[Numbers, Event], None]]] = {
     known.GuestAccepted: _appraised("accepted"),
     known.GuestRefused: _appraised("refused"),
@@ -215,4 +227,5 @@ _COUNTERS: Final[Mapping[type[Event], Callable[[Numbers, Event], None]]] = {
     known.CollateralNotRenewed: _fetched("failed"),
     known.LogDropped: _dropped,
     known.LogFlood: _flood,
+    known.TraceDropped: _untraced,
 }

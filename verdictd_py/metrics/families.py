@@ -118,13 +118,24 @@ _ANY_LISTENER: Final = Axis(("listener",), (*((name,) for name in LISTENERS), ("
 """`none` for what happens without a connection, such as a repeated appraisal."""
 _ERRORS: Final = Axis.of("code", _codes(VerdictdError))
 _KINDS: Final = Axis.of("kind", ("key", "resource", "image", "image-key", "kek"))
-_OPERATIONS: Final = Axis.of(
-    "operation",
-    (
-        *("Version", "Echo", "Decrypt", "Get KEK", "Get Resource", "Get Resource Info"),
-        *("auth", "attest", "resource"),
-    ),
+GUEST_OPERATIONS: Final = (
+    "version",
+    "echo",
+    "Decrypt",
+    "Get KEK",
+    "Get Resource",
+    "Get Resource Info",
 )
+"""Requests of guests over RATS-TLS. Guests send these texts, and may send others."""
+_OPERATIONS: Final = Axis.of("operation", (*GUEST_OPERATIONS, "auth", "attest", "resource"))
+GRPC_STATUSES: Final = (
+    *("ok", "cancelled", "unknown", "invalid-argument", "deadline-exceeded", "not-found"),
+    *("already-exists", "permission-denied", "resource-exhausted", "failed-precondition"),
+    *("aborted", "out-of-range", "unimplemented", "internal", "unavailable", "data-loss"),
+    "unauthenticated",
+)
+"""Names of the statuses of gRPC, in the order of their numbers (grpc/status.h)."""
+
 PROCESS: Final = Axis.closed("process", ("operator", "worker"))
 
 APPRAISALS: Final = "verdictd_appraisals"
@@ -133,11 +144,13 @@ RELEASES: Final = "verdictd_releases"
 WRAPS: Final = "verdictd_wraps"
 REQUESTS: Final = "verdictd_guest_requests"
 FAILURES: Final = "verdictd_request_failures"
+CALLS: Final = "verdictd_grpc_calls"
 CONNECTIONS: Final = "verdictd_accepted_connections"
 ENDS: Final = "verdictd_connection_ends"
 LIMITED: Final = "verdictd_limit_refusals"
 CHALLENGES: Final = "verdictd_challenges"
 SESSIONS: Final = "verdictd_attested_sessions"
+TOKEN_EXPIRY: Final = "verdictd_token_expiry_timestamp_seconds"  # noqa: S105  # a name
 STORED_SESSIONS: Final = "verdictd_stored_sessions"
 FETCHES: Final = "verdictd_collateral_fetches"
 AUDIT_RECORDS: Final = "verdictd_audit_records"
@@ -146,6 +159,7 @@ AUDIT_FAILURES: Final = "verdictd_audit_failures"
 AUDIT_OMITTED: Final = "verdictd_audit_omitted_events"
 LOG_DROPPED: Final = "verdictd_log_dropped_lines"
 LOG_OMITTED: Final = "verdictd_log_omitted_lines"
+UNTRACED: Final = "verdictd_trace_dropped_requests"
 EVENTS: Final = "verdictd_events"
 LOOP_DELAY: Final = "verdictd_event_loop_delay_seconds"
 QUEUES: Final = "verdictd_queue_length"
@@ -201,6 +215,15 @@ def families(tees: Sequence[str]) -> tuple[Family, ...]:
             "Requests that were answered with an error, by its code.",
             (_LISTENER, _ERRORS),
         ),
+        Family(
+            CALLS,
+            counter,
+            "Calls of gRPC by the status of the answer, also those that leave no event.",
+            (
+                Axis.closed("listener", ("client_api", "keyprovider_api")),
+                Axis.closed("status", GRPC_STATUSES),
+            ),
+        ),
         Family(CONNECTIONS, counter, "Connections that were accepted.", (_LISTENER,)),
         Family(
             ENDS,
@@ -217,9 +240,15 @@ def families(tees: Sequence[str]) -> tuple[Family, ...]:
         Family(CHALLENGES, counter, "Challenges that HTTP guests received."),
         Family(SESSIONS, counter, "HTTP guests that received a token."),
         Family(
+            TOKEN_EXPIRY,
+            gauge,
+            "Time at which the token that was issued last expires.",
+            largest=True,
+        ),
+        Family(
             STORED_SESSIONS,
             gauge,
-            "Sessions of HTTP guests that are stored in memory now.",
+            "Sessions of HTTP guests that are stored now. Those in a file are counted every 10 s.",
             (Axis.closed("state", ("challenge", "token")),),
             largest=True,
         ),
@@ -250,6 +279,7 @@ def families(tees: Sequence[str]) -> tuple[Family, ...]:
         ),
         Family(LOG_DROPPED, counter, "Lines of the log that were lost: its reader stalled."),
         Family(LOG_OMITTED, counter, "Lines of floods that the log replaces by a count."),
+        Family(UNTRACED, counter, "Requests whose traces the collector did not receive."),
         Family(
             EVENTS,
             counter,

@@ -19,6 +19,7 @@ from verdictd_py.domain.policyreport import (
     RuleState,
     RuleValue,
 )
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid, Reason
 from verdictd_py.policy import appraisal, explain, trustee
@@ -48,6 +49,9 @@ class PolicyReports:
         self, documents: PolicyDocuments, claims: Claims, tee: str | None
     ) -> PolicyReport:
         return await in_thread(self._report, documents, claims, tee)
+
+    def token_members(self, tee: str, claims: Claims, trust: TrustVector) -> Claims:
+        return {trustee.SUBMODS: trustee.submods(self._tees, tee, claims, trust)}
 
     def _report(self, documents: PolicyDocuments, claims: Claims, tee: str | None) -> PolicyReport:
         return report(

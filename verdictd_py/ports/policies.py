@@ -12,6 +12,7 @@ from typing import Final, Protocol, Self
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer, DecidedBy
 from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
 from verdictd_py.ports.stores import Kind
@@ -168,6 +169,16 @@ class PolicyReporter(Protocol):
 
         Raises:
             PolicyInvalid: the policy cannot be compiled.
+        """
+        ...
+
+    def token_members(
+        self, tee: str, claims: Mapping[str, JsonValue], trust: TrustVector
+    ) -> Mapping[str, JsonValue]:
+        """Return the members of a release policy's input that are those of an attestation token.
+
+        Args:
+            trust: trust vector of the guest when it was accepted.
         """
         ...
 

@@ -4,8 +4,8 @@ Every sealed object has a data key of its own. A key-encryption key (KEK) wraps 
 the envelope stores the wrapped data key and the id of the KEK's version. A KEK can be rotated:
 its provider unwraps with every version that it still has, and wraps with the newest.
 
-Stores use a `Sealer`. Providers (a key file, a PKCS#11 token, Vault) implement
-`KeyEncryptionKey` and pass `tests/conformance/sealing.py`.
+Stores use a `Sealer`; a store without one has plain objects. Providers (a key file, a PKCS#11
+token, Vault) implement `KeyEncryptionKey` and pass `tests/conformance/sealing.py`.
 """
 
 from __future__ import annotations
@@ -89,8 +89,9 @@ class KeyEncryptionKey(Protocol):
     def current(self) -> str:
         """Id of the newest version: 1 to 255 bytes of printable ASCII, without spaces.
 
-        It stays valid for the same key material in every process and on every machine, and is
-        not secret. It may change at any time, when the KEK is rotated.
+        Empty before the first call of another method. It stays valid for the same key material in
+        every process and on every machine, and is not secret. It may change at any time, when the
+        KEK is rotated.
         """
         ...
 
@@ -130,4 +131,23 @@ class KeyEncryptionKey(Protocol):
 
     async def close(self) -> None:
         """Release sessions and connections. The KEK is not used afterwards."""
+        ...
+
+
+class OpenKey(Protocol):
+    """Opens a KEK. The value of an entry point of the group `verdictd_py.seals` is one.
+
+    The name of the entry point is the scheme of `--seal`: `acme` for `--seal acme:...`.
+    """
+
+    def __call__(self, location: str) -> KeyEncryptionKey:
+        """Return the KEK at a location; connect to nothing before it is used.
+
+        Args:
+            location: the whole value of `--seal`, with its scheme. It has no secrets: a PIN or a
+                token is in a file that it names.
+
+        Raises:
+            ConfigError: the location cannot be used; the message has the cause and the remedy.
+        """
         ...

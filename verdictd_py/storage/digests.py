@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from verdictd_py.domain.events import FileChanged
 from verdictd_py.ports import Events
+
+Number = Callable[[Mapping[str, str | None]], Awaitable[Mapping[str, int]]]
+"""Numbers changed files; see `revisions.DocumentRevisions.note`."""
 
 
 class DigestLog:
@@ -15,13 +18,17 @@ class DigestLog:
     Readers call `observe` with what they have read, before they return it. Therefore a change is
     recorded before it determines a decision, also if it was made by hand or by another process.
 
+    Args:
+        number: returns the revisions of changed files; None if they have none.
+
     Attributes:
         changed: called when a file has other content than when it was last read, and when files
             cannot be read, or can be read again.
     """
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, number: Number | None = None) -> None:
         self._events = events
+        self._number = number
         self.changed: Callable[[], None] = lambda: None
         self._known: dict[str, str | None] = {}
         self._unreadable: set[frozenset[str]] = set()
@@ -42,9 +49,15 @@ class DigestLog:
         async with self._recording:  # otherwise calls at the same time record a change twice
             changed = self._changed(digests)
             again = changed.keys() & self._known.keys()
+            numbers = {} if self._number is None else await self._number(changed)
             await self._events.commit(
                 *(
-                    FileChanged(file=file, previous=self._known.get(file), sha256=digest)
+                    FileChanged(
+                        file=file,
+                        previous=self._known.get(file),
+                        sha256=digest,
+                        revision=numbers.get(file),
+                    )
                     for file, digest in changed.items()
                 )
             )

@@ -51,7 +51,8 @@ _CHECK_SECONDS: Final = 1.0
 """Pause before a root that cannot be used without a thread is checked again."""
 
 _MAX_ENTRIES: Final = 64
-"""Maximum number of groups of files whose entries are cached: one or two for a platform type."""
+"""Maximum number of groups of files whose entries are cached: one or two for a platform type. A
+further group replaces the one that was not used for the longest time."""
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKED: Final = _DIRECTORY & ~os.O_NOFOLLOW
@@ -101,6 +102,7 @@ class Directory:
         self._next_check = 0.0
         self._entries: dict[tuple[Segments, tuple[str, ...]], _Entries] = {}
         self._next_cover = 0.0
+        self._watch_started = False
 
     @classmethod
     def open(cls, path: Path, *, unsafe_writable: bool = False) -> Self:
@@ -238,6 +240,7 @@ class Directory:
     @cached_property
     def watch(self) -> Watch | None:
         """Watch over what was read from this directory; None if the kernel has none."""
+        self._watch_started = True
         return Watch.start()
 
     def _cover(
@@ -245,8 +248,9 @@ class Directory:
     ) -> int | None:
         """Watch files whose status is in memory; see `Watch.cover`."""
         now = time.monotonic()
-        is_full = len(self._entries) >= _MAX_ENTRIES and key not in self._entries
-        if self.watch is None or not root.is_reported or is_full or now < self._next_cover:
+        if self.watch is None or not root.is_reported or now < self._next_cover:
+            return None
+        if not self._has_capacity(self.watch, key, now):
             return None
         self._next_cover = now + COVER_SECONDS
         above = [root.path]
@@ -255,6 +259,28 @@ class Directory:
         top = above[-1]
         present = [f"{top}/{entry.segments[-1]}" for entry in entries if entry is not None]
         return self.watch.cover(key, [top, *present], [*root.steps, *above])
+
+    def _has_capacity(
+        self, watch: Watch, key: tuple[Segments, tuple[str, ...]], now: float
+    ) -> bool:
+        """Return whether a group can be cached; evict another one if that is necessary.
+
+        A group that was compared within `FRESH_SECONDS` is not evicted. Otherwise more groups than
+        can be cached, in turn, would cost a watch at each use.
+        """
+        if key in self._entries or len(self._entries) < _MAX_ENTRIES:
+            return True
+        oldest = min(self._entries, key=lambda each: self._entries[each].until)
+        if self._entries[oldest].until > now:
+            return False
+        del self._entries[oldest]
+        watch.release(oldest)
+        return True
+
+    def close(self) -> None:
+        """Close what watches the directory. It can still be used, with comparisons at each use."""
+        if self._watch_started and self.watch is not None:
+            self.watch.close()
 
     def _resident(self) -> Root:
         if self._root is None:
@@ -271,6 +297,16 @@ class Directory:
             os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
             return True
         return False
+
+    def is_link(self, segments: Segments) -> bool:
+        """Return whether a name is that of a link.
+
+        Raises:
+            NotFound: nothing has that name.
+            StorageError: the directory cannot be read.
+        """
+        with files.translated(), self._parent(segments) as parent:
+            return links.is_link(parent, segments[-1])
 
     def entry(self, segments: Segments) -> Entry:
         """Return the metadata of one regular file.

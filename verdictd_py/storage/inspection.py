@@ -15,7 +15,8 @@ from typing import Final
 
 from verdictd_py.domain.events import WarningStorage
 from verdictd_py.domain.secrets import KEY_BYTES
-from verdictd_py.errors import StorageError
+from verdictd_py.errors import NotFound, StorageError
+from verdictd_py.formats.sealed import is_sealed
 from verdictd_py.ports import Events
 from verdictd_py.storage import files, links, pools, walks
 from verdictd_py.storage.directory import Directory, Entry, Segments
@@ -139,7 +140,12 @@ class Inspection:
         if files.is_temporary(entry.segments[-1]):
             self._directory.remove_leftover(entry.segments)
             return
-        if top == KEYS and entry.size != KEY_BYTES and entry.segments[-1] != README:
+        if (
+            top == KEYS
+            and entry.size != KEY_BYTES
+            and entry.segments[-1] != README
+            and not self._is_sealed(entry)
+        ):
             self._keys.add(
                 entry.segments,
                 f"key {name.removeprefix('keys/')} has {entry.size} bytes and is not served: a key "
@@ -150,6 +156,11 @@ class Inspection:
                 entry.segments,
                 f"{name} has mode {entry.mode:04o}: other users may read it; run chmod 600 on it",
             )
+
+    def _is_sealed(self, entry: Entry) -> bool:
+        with suppress(NotFound, StorageError):
+            return is_sealed(self._directory.read(entry.segments))
+        return False
 
     def _examine_link(self, segments: Segments, error: OSError) -> None:
         if segments[0] == AUDIT:

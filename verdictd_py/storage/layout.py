@@ -28,12 +28,22 @@ _REJECT: Final = b'{"default":[{"type":"reject"}],"transports":{}}\n'
 
 _SIGSTORE: Final = b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"
 
+IMAGE_DEFAULTS: Final[tuple[tuple[Segments, bytes], ...]] = (
+    (("image", "policy.json"), _REJECT),
+    (("image", "sigstore.yaml"), _SIGSTORE),
+)
+"""Defaults of files that are sealed if the directory is."""
+
 MAX_DOCUMENTS: Final = 1000
 """Number of files in `opa/` whose permissions are verified at the start."""
 
 
 def prepare(
-    path: Path, documents: Iterable[Documents], *, unsafe_writable: bool = False
+    path: Path,
+    documents: Iterable[Documents],
+    *,
+    unsafe_writable: bool = False,
+    sealed: bool = False,
 ) -> tuple[Directory, Inspection]:
     """Open the data directory and write the defaults that are missing.
 
@@ -42,6 +52,7 @@ def prepare(
     Args:
         documents: policies and reference data of the TEEs, whose defaults are written.
         unsafe_writable: see `Directory.open`.
+        sealed: whether the caller writes `IMAGE_DEFAULTS` itself, sealed.
 
     Returns:
         The directory, and its inspection, which has examined the first files. The caller advances
@@ -54,18 +65,18 @@ def prepare(
     for name in DIRECTORIES:
         with _as_config_error(path, name):
             directory.make(name)
-    for segments, content in _defaults(documents):
+    for segments, content in _defaults(documents, sealed=sealed):
         with _as_config_error(path, *segments), suppress(AlreadyExists):
             if not directory.exists(segments):  # otherwise it would be written to be discarded
                 directory.create(segments, content)
-    _require_own(directory, path)
+    require_own(directory, path)
     with _as_config_error(path):
         inspection = Inspection(directory)
         inspection.advance(EXAMINED_AT_START)
         return directory, inspection
 
 
-def _require_own(directory: Directory, path: Path) -> None:
+def require_own(directory: Directory, path: Path) -> None:
     """Refuse directories, and documents, that other users may change.
 
     Keys and resources that they may change are refused when they are read, so that one of them
@@ -104,19 +115,13 @@ def share_audit(path: Path, mode: str, group: str | None) -> None:
             the remedy.
     """
     audit = path / AUDIT
+    refuse_group_without_effect(mode, group)
     if mode == "0600":
-        if group is not None:
-            raise ConfigError(
-                "--audit-group has no effect while only this user may read audit files; "
-                "add --audit-mode 0640, or remove it"
-            )
         return
     try:
-        gid = os.getegid() if group is None else grp.getgrnam(group).gr_gid
+        gid = os.getegid() if group is None else group_id(group)
         os.chown(audit, -1, gid)
         audit.chmod(0o2750)
-    except KeyError:
-        raise ConfigError(f"there is no group {group}; correct --audit-group") from None
     except OSError as error:
         raise ConfigError(
             f"cannot give {audit} to the group of --audit-group: {error.strerror}; "
@@ -129,6 +134,31 @@ def share_audit(path: Path, mode: str, group: str | None) -> None:
         raise ConfigError(
             f"the group {name} cannot reach {audit}; run 'chgrp {name} {path}' and "
             f"'chmod g+x {path}'"
+        )
+
+
+def group_id(name: str) -> int:
+    """Return the number of the group that may read audit files.
+
+    Raises:
+        ConfigError: there is no such group.
+    """
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"there is no group {name}; correct --audit-group") from None
+
+
+def refuse_group_without_effect(mode: str, group: str | None) -> None:
+    """Refuse a group of audit files that only this user may read.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if mode == "0600" and group is not None:
+        raise ConfigError(
+            "--audit-group has no effect while only this user may read audit files; "
+            "add --audit-mode 0640, or remove it"
         )
 
 
@@ -150,12 +180,10 @@ def _as_config_error(path: Path, *segments: str) -> Iterator[None]:
         ) from error
 
 
-def _defaults(documents: Iterable[Documents]) -> list[tuple[Segments, bytes]]:
-    defaults: list[tuple[Segments, bytes]] = [
-        ((LOCK_FILE,), b""),
-        (("image", "policy.json"), _REJECT),
-        (("image", "sigstore.yaml"), _SIGSTORE),
-    ]
+def _defaults(documents: Iterable[Documents], *, sealed: bool) -> list[tuple[Segments, bytes]]:
+    defaults: list[tuple[Segments, bytes]] = [((LOCK_FILE,), b"")]
+    if not sealed:
+        defaults += IMAGE_DEFAULTS
     for of_tee in documents:
         defaults += [((OPA, name), of_tee.packaged(name).encode()) for name in of_tee.names]
     defaults += [((OPA, name), policy_text(name).encode()) for name in RELEASE_FILES]

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from verdictd_py.domain.events import WarningOtherDaemon
@@ -85,8 +86,9 @@ class Presence:
     async def others(self) -> tuple[OtherDaemon, ...]:
         """Return the other daemons that run now; none if that cannot be determined in time."""
         found: list[OtherDaemon] = []
-        if self._announced:
-            await self._in_time(lambda: found.extend(self._others()))
+        descriptor = self._descriptor
+        if self._announced and descriptor is not None:
+            await self._in_time(lambda: found.extend(_owners(descriptor)))
         return tuple(found)
 
     async def close(self) -> None:
@@ -122,24 +124,36 @@ class Presence:
         }
         return json.dumps(members).encode().ljust(_RECORD_BYTES - 1) + b"\n"
 
-    def _others(self) -> Iterator[OtherDaemon]:
-        descriptor = self._descriptor
-        ranges = [(0, MAX_DAEMONS * _RECORD_BYTES)]
-        while descriptor is not None and ranges:
-            start, end = ranges.pop()
-            kind, found = _lock(descriptor, fcntl.F_OFD_GETLK, start, end - start)
-            if kind == fcntl.F_UNLCK:
-                continue
-            # The kernel returns any of the locks in the range, not the first one.
-            ranges += [
-                (low, high)
-                for low, high in ((start, found), (found + _RECORD_BYTES, end))
-                if low < high
-            ]
-            with suppress(ValueError, KeyError, TypeError):
-                record = json.loads(os.pread(descriptor, _RECORD_BYTES, found))
-                host, started = str(record["host"])[:64], str(record["started"])[:64]
-                yield OtherDaemon(int(record["pid"]), host, started)
+
+def running(path: Path) -> tuple[OtherDaemon, ...]:
+    """Return the daemons that use a data directory, without announcing one."""
+    try:
+        descriptor = os.open(path / DAEMONS_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ()
+    try:
+        return tuple(_owners(descriptor))
+    except OSError:
+        return ()
+    finally:
+        os.close(descriptor)
+
+
+def _owners(descriptor: int) -> Iterator[OtherDaemon]:
+    """Yield the daemons whose records are locked by other open files."""
+    ranges = [(0, MAX_DAEMONS * _RECORD_BYTES)]
+    while ranges:
+        start, end = ranges.pop()
+        kind, found = _lock(descriptor, fcntl.F_OFD_GETLK, start, end - start)
+        if kind == fcntl.F_UNLCK:
+            continue
+        # The kernel returns any of the locks in the range, not the first one.
+        around = ((start, found), (found + _RECORD_BYTES, end))
+        ranges += [(low, high) for low, high in around if low < high]
+        with suppress(ValueError, KeyError, TypeError):
+            record = json.loads(os.pread(descriptor, _RECORD_BYTES, found))
+            host, started = str(record["host"])[:64], str(record["started"])[:64]
+            yield OtherDaemon(int(record["pid"]), host, started)
 
 
 def _lock(descriptor: int, command: int, start: int, length: int) -> tuple[int, int]:

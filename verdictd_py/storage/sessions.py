@@ -1,4 +1,4 @@
-"""Sessions of HTTP guests in memory, and the limits of every session store.
+"""Sessions of HTTP guests in memory.
 
 Source: port `SessionStore`; wire-rcar.md, "Handshake".
 """
@@ -6,37 +6,9 @@ Source: port `SessionStore`; wire-rcar.md, "Handshake".
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """Maximum contents of a session store.
-
-    Attributes:
-        challenges: number of unanswered challenges, some 400 bytes each. Unauthenticated
-            clients cause them. A guest answers within a second, so an attacker would have to
-            cause this many in that second to displace its challenge.
-        sessions: number of challenges and tokens together.
-        token_bytes: size of all tokens; one has some 6 KiB.
-        claims_bytes: size of all claims that are too long for tokens; guests of one image
-            share theirs.
-    """
-
-    challenges: int = 20_000
-    sessions: int = 50_000
-    token_bytes: int = 512 * 1024 * 1024
-    claims_bytes: int = 256 * 1024 * 1024
-
-
-DEFAULT_LIMITS: Final = SessionLimits()
-
-MAX_AHEAD: Final = timedelta(minutes=1)
-"""Entries of one type all have the same lifetime. An entry that expires later than a new one
-by more than this was stored while the clock was wrong, and is discarded: otherwise it would
-outlast all entries that follow it."""
+from verdictd_py.ports.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
 
 
 class MemorySessionStore:

@@ -31,7 +31,7 @@ from typing import Final
 
 from verdictd_py import sharedmemory
 from verdictd_py.errors import StorageError
-from verdictd_py.storage.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
+from verdictd_py.ports.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
 from verdictd_py.storage.sharedrecords import (
     BLOCK_BYTES,
     ID_BYTES,

@@ -2,7 +2,7 @@
 
 A file that is damaged is renamed, and an empty one takes its place. A file that was removed or
 replaced is created again. Any other failure is recorded once, and the next batch tries again. No
-failure of this file stops the broker.
+failure of this file stops the broker. A file of a later version is left as it is.
 
 Source: port `HistoryStore`; SQLite, "Write-Ahead Logging" and "Result Codes".
 """
@@ -23,9 +23,13 @@ from verdictd_py.ports import Events
 from verdictd_py.ports.history import Count, HistoryRow
 
 MAX_ROWS: Final = 2000
-"""Rows of each verdict that are loaded; several brokers on one directory store theirs together."""
+"""Rows of each kind that are loaded; several brokers on one directory store theirs together."""
+
+_KINDS: Final = 5
+"""Kinds of rows: three verdicts, uses of secrets, texts of documents."""
 
 _VERSION: Final = 1
+"""Version of the tables. Another version of the broker may have written others."""
 
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = WAL;
@@ -121,7 +125,7 @@ class SqliteHistory:
         def read(
             connection: sqlite3.Connection,
         ) -> tuple[list[HistoryRow], list[Count]]:
-            rows = [HistoryRow(*row) for row in connection.execute(_NEWEST, (3 * MAX_ROWS,))]
+            rows = [HistoryRow(*row) for row in connection.execute(_NEWEST, (_KINDS * MAX_ROWS,))]
             counts = connection.execute("SELECT interval, kind, code, number FROM counts")
             return rows, [(int(i), str(k), str(c), int(n)) for i, k, c, n in counts]
 
@@ -175,6 +179,7 @@ class SqliteHistory:
                 self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
+                _require_known_version(connection)
                 connection.executescript(_SCHEMA)
                 with closing(connection.execute("PRAGMA quick_check(1)")) as checked:
                     (result,) = checked.fetchone()
@@ -199,6 +204,21 @@ class SqliteHistory:
         for suffix in ("-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         return renamed
+
+
+class _OtherVersion(sqlite3.DatabaseError):
+    """A later version of the broker has written the file."""
+
+
+def _require_known_version(connection: sqlite3.Connection) -> None:
+    """Refuse tables that a later version of the broker has made: their meaning is not known."""
+    with closing(connection.execute("PRAGMA user_version")) as asked:
+        (version,) = asked.fetchone()
+    if version > _VERSION:
+        raise _OtherVersion(
+            f"a later version of verdictd-py wrote it (version {version}, this one reads "
+            f"{_VERSION}); run that version, or move the file away"
+        )
 
 
 class _Damaged(sqlite3.DatabaseError):

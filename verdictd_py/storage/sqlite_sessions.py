@@ -25,7 +25,7 @@ from typing import Final, Self, TypeVar
 from verdictd_py.domain.events import WarningStorage
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.ports import Events
-from verdictd_py.storage.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
+from verdictd_py.ports.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
 
 _BUSY_SECONDS: Final = 2.0  # wait for other brokers; each holds the file for far less
 
@@ -97,6 +97,9 @@ class SqliteSessionStore:
 
     Each call is a transaction in the one thread of this store, so the rest of the broker never
     waits while another process holds the file.
+
+    Attributes:
+        counts: numbers of challenges and of tokens in the file, as `fault` has found them.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class SqliteSessionStore:
         self._busy_seconds = busy_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sessions")
         self._closed = False
+        self.counts = (0, 0)
 
     @classmethod
     def open(
@@ -292,7 +296,9 @@ class SqliteSessionStore:
     async def fault(self) -> str:
         """Return why the sessions cannot be used now; empty if they can."""
         try:
-            await self._run(lambda: self._totals(_Kind.TOKEN))
+            self.counts = await self._run(
+                lambda: (self._totals(_Kind.CHALLENGE)[0], self._totals(_Kind.TOKEN)[0])
+            )
         except StorageError as error:
             return f"{self._path}: {error}; make it readable and writable for this user"
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from heapq import merge
@@ -15,6 +16,7 @@ from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
 from verdictd_py.formats.contents import may_be_withheld, withheld
+from verdictd_py.formats.sealed import is_sealed
 from verdictd_py.offload import offload
 from verdictd_py.ports import (
     ANY,
@@ -31,6 +33,14 @@ from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
 from verdictd_py.storage.files import Steps
 from verdictd_py.storage.listing import SortedFiles
+from verdictd_py.storage.objects import (
+    Found,
+    Objects,
+    PlainObjects,
+    require_same,
+    stored_bytes,
+    until_unchanged,
+)
 from verdictd_py.storage.resident import NotResident
 
 KEYS: Final = "keys"
@@ -77,10 +87,15 @@ def adoptable(key_id: KeyId, content: bytes) -> bytes:
 
 
 class DirectoryKeyStore:
-    """Port `KeyStore`: one file per key, below `keys/`."""
+    """Port `KeyStore`: one file per key, below `keys/`.
 
-    def __init__(self, directory: Directory) -> None:
+    Args:
+        objects: reads and writes the files; None for plain ones.
+    """
+
+    def __init__(self, directory: Directory, objects: Objects | None = None) -> None:
         self._directory = directory
+        self._objects = objects or PlainObjects(directory)
         self._files = SortedFiles(directory, KEYS)
 
     async def page(
@@ -103,21 +118,21 @@ class DirectoryKeyStore:
             raise NotFound(f"there is no key {key_id}") from None
         except StorageError as error:
             raise StorageError(f"the key {key_id} {error}") from None
-        return self._described(entry)
+        return await pools.walk(self._described, entry)
 
-    @staticmethod
-    def _described(entry: Entry) -> StoredName:
-        problem = "" if entry.size == KEY_BYTES else f"a key has {KEY_BYTES} bytes"
-        return _named(entry, "/".join(entry.segments[1:]), problem)
+    def _described(self, entry: Entry) -> StoredName:
+        size = KEY_BYTES if entry.size == KEY_BYTES else self._objects.size_of(entry)
+        problem = "" if size == KEY_BYTES else f"a key has {KEY_BYTES} bytes"
+        return _named(replace(entry, size=size), "/".join(entry.segments[1:]), problem)
 
     async def get(self, key_id: KeyId) -> SecretBytes:
         file = (KEYS, *key_id.segments)
         try:
-            content = await _read(self._directory, file)
+            content = (await self._objects.read(file)).content
         except NotFound:
             raise NotFound(f"there is no key {key_id}") from None
         except StorageError as error:
-            raise StorageError(f"the key {key_id} {error}") from None
+            raise type(error)(f"the key {key_id} {error}") from None
         if len(content) != KEY_BYTES:
             raise StorageError(
                 f"the key {key_id} has {len(content)} bytes and cannot be used: "
@@ -128,14 +143,18 @@ class DirectoryKeyStore:
     async def create(self, key_id: KeyId, key: SecretBytes) -> None:
         if len(key) != KEY_BYTES:
             raise StorageError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
-        resource = (RESOURCES, *key_id.segments)
+        resource, file = (RESOURCES, *key_id.segments), (KEYS, *key_id.segments)
 
         def change() -> Steps[None]:
             if key_id.segments in ALIASES or self._directory.exists(resource):
                 raise AlreadyExists("names a resource, not a key")
-            yield from self._directory.creating((KEYS, *key_id.segments), key.reveal())
+            yield from self._objects.changing(
+                {file: prepared}, lambda: self._directory.creating(file, prepared.stored)
+            )
 
         try:
+            await self._objects.ready()
+            prepared = await self._objects.prepare(file, key.reveal())
             # Exclusively: otherwise another process stores a resource of that name meanwhile.
             await exclusively(self._directory, change)
         except (AlreadyExists, StorageError) as error:
@@ -144,28 +163,51 @@ class DirectoryKeyStore:
     async def adopt(self, key_id: KeyId) -> None:
         resource, key = (RESOURCES, *key_id.segments), (KEYS, *key_id.segments)
 
-        def change() -> Steps[None]:
-            content = adoptable(key_id, self._directory.read(resource))
-            if not self._directory.exists(key):
-                yield from self._directory.creating(key, content)
-            elif self._directory.read(key) != content:
+        async def attempt() -> None:
+            found = await self._objects.read(resource)
+            content = adoptable(key_id, found.content)
+            present = await _found_or_none(self._objects, key)
+            if present is not None and present.content != content:
                 raise AlreadyExists("exists already, with other bytes than the resource")
-            yield from self._directory.deleting(resource)
+            prepared = await self._objects.prepare(key, content)
+
+            def change() -> Steps[None]:
+                require_same(self._directory, resource, found)
+                require_same(self._directory, key, present)
+                if present is None:
+                    yield from self._objects.changing(
+                        {key: prepared}, lambda: self._directory.creating(key, prepared.stored)
+                    )
+                yield from self._objects.changing(
+                    {resource: None}, lambda: self._directory.deleting(resource)
+                )
+
+            await exclusively(self._directory, change)
 
         try:
-            await exclusively(self._directory, change)
+            await self._objects.ready()
+            await until_unchanged(attempt)
         except NotFound:
             raise NotFound(f"there is no resource {key_id}") from None
         except (AlreadyExists, StorageError) as error:
             raise type(error)(f"the key {key_id} {error}") from None
 
     async def delete(self, key_id: KeyId) -> None:
+        file = (KEYS, *key_id.segments)
+
+        def change() -> Steps[None]:
+            yield from self._objects.changing({file: None}, lambda: self._directory.deleting(file))
+
         try:
-            await pools.write(self._directory.deleting((KEYS, *key_id.segments)))
+            await self._objects.ready()
+            if self._objects.locks:
+                await exclusively(self._directory, change)
+            else:
+                await pools.write(change())
         except NotFound:
             raise NotFound(f"there is no key {key_id}") from None
         except StorageError as error:
-            raise StorageError(f"the key {key_id} {error}") from None
+            raise type(error)(f"the key {key_id} {error}") from None
 
 
 class DirectoryResourceStore:
@@ -173,10 +215,19 @@ class DirectoryResourceStore:
 
     Args:
         digests: records each change of the keys and policies of images before they are returned.
+        objects: reads and writes the files; None for plain ones.
     """
 
-    def __init__(self, directory: Directory, *, events: Events, digests: DigestLog) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        events: Events,
+        digests: DigestLog,
+        objects: Objects | None = None,
+    ) -> None:
         self._directory = directory
+        self._objects = objects or PlainObjects(directory)
         self._files = SortedFiles(directory, RESOURCES)
         self._events = events
         self._digests = digests
@@ -229,14 +280,20 @@ class DirectoryResourceStore:
 
     def _described(self, entry: Entry, path: tuple[str, ...]) -> StoredName:
         problem = ""
-        if not entry.size:
+        size = self._objects.size_of(entry)
+        if not size:
             problem = "it is empty, so no guest can fetch it"
         elif may_be_withheld(path):
             try:
-                problem = withheld(path, self._directory.read(entry.segments))
+                problem = self._withheld(path, entry)
             except (NotFound, StorageError) as error:
                 problem = f"it {error}"
-        return _named(entry, "/".join(path), problem)
+        return _named(replace(entry, size=size), "/".join(path), problem)
+
+    def _withheld(self, path: tuple[str, ...], entry: Entry) -> str:
+        """Return why a plain file is not served; `get` and `put` check the sealed ones."""
+        content = self._directory.read(entry.segments)
+        return "" if is_sealed(content) else withheld(path, content)
 
     async def get(self, path: ResourcePath) -> StoredObject:
         found = await self.inspect(path)
@@ -245,26 +302,28 @@ class DirectoryResourceStore:
         return found
 
     async def inspect(self, path: ResourcePath) -> StoredObject:
-        try:
-            return self._get(path, self._directory.read_resident)
-        except NotResident:
-            return await pools.read(self._get, path, self._directory.read)
+        segments, found = await self._find(path)
+        problem = withheld(path.segments, found.content)
+        if problem:
+            raise StorageError(f"the resource {path} is not served: {problem}")
+        kind = Kind.RESOURCE if segments[0] == RESOURCES else Kind.IMAGE
+        return StoredObject(kind, "/".join(segments), SecretBytes(found.content))
 
-    def _get(self, path: ResourcePath, read: Callable[[Segments], bytes]) -> StoredObject:
+    async def _find(self, path: ResourcePath) -> tuple[Segments, Found]:
+        """Return the file that is served for a path, and its name.
+
+        Raises:
+            NotFound, StorageError: see `get`.
+        """
         own = (RESOURCES, *path.segments)
         alias = ALIASES.get(path.segments)
         for segments in (own,) if alias is None else (own, alias):
             try:
-                content = read(segments)
+                return segments, await self._objects.read(segments)
             except NotFound:
                 continue
             except StorageError as error:
-                raise StorageError(f"the resource {path} {error}") from None
-            problem = withheld(path.segments, content)
-            if problem:
-                raise StorageError(f"the resource {path} is not served: {problem}")
-            kind = Kind.RESOURCE if segments == own else Kind.IMAGE
-            return StoredObject(kind, "/".join(segments), SecretBytes(content))
+                raise type(error)(f"the resource {path} {error}") from None
         raise NotFound(f"there is no resource {path}")
 
     async def put(
@@ -278,14 +337,23 @@ class DirectoryResourceStore:
         if problem:
             raise RequestError(f"the resource {path} is refused: {problem}")
 
-        def change() -> Steps[None]:
-            self._require(path, expected)
-            if target[0] == RESOURCES and self._directory.exists((KEYS, *path.segments)):
-                raise AlreadyExists("names a key, not a resource")
-            yield from self._directory.replacing(target, content.reveal())
+        async def attempt() -> None:
+            require = await self._expecting(path, expected)
+            prepared = await self._objects.prepare(target, content.reveal())
+
+            def change() -> Steps[None]:
+                require()
+                if target[0] == RESOURCES and self._directory.exists((KEYS, *path.segments)):
+                    raise AlreadyExists("names a key, not a resource")
+                yield from self._objects.changing(
+                    {target: prepared}, lambda: self._directory.replacing(target, prepared.stored)
+                )
+
+            await exclusively(self._directory, change)
 
         try:
-            await exclusively(self._directory, change)
+            await self._objects.ready()
+            await until_unchanged(attempt)
         except (AlreadyExists, StorageError) as error:
             raise type(error)(f"the resource {path} {error}") from None
         await pools.walk(self._warn_if_shadowed, path)
@@ -293,31 +361,46 @@ class DirectoryResourceStore:
         return StoredObject(kind, "/".join(target), content)
 
     async def delete(self, path: ResourcePath, *, expected: Expected = ANY) -> None:
-        def change() -> Steps[None]:
-            self._require(path, expected)
-            yield from self._directory.deleting(_target(path))
+        target = _target(path)
+
+        async def attempt() -> None:
+            require = await self._expecting(path, expected)
+
+            def change() -> Steps[None]:
+                require()
+                yield from self._objects.changing(
+                    {target: None}, lambda: self._directory.deleting(target)
+                )
+
+            await exclusively(self._directory, change)
 
         try:
-            await exclusively(self._directory, change)
+            await self._objects.ready()
+            await until_unchanged(attempt)
         except NotFound:
             raise NotFound(f"there is no resource {path}") from None
         except StorageError as error:
-            raise StorageError(f"the resource {path} {error}") from None
+            raise type(error)(f"the resource {path} {error}") from None
 
-    def _require(self, path: ResourcePath, expected: Expected) -> None:
-        """Return if the stored content has the revision that the caller expects.
+    async def _expecting(self, path: ResourcePath, expected: Expected) -> Callable[[], None]:
+        """Compare the stored revision with what the caller expects.
+
+        Returns:
+            A function for the moment of the change, when no other process changes the directory:
+            it raises `Changed` if the stored bytes are others than those that were compared.
 
         Raises:
-            Conflict: another revision.
+            Conflict: another revision is stored.
         """
         if expected is ANY:
-            return
+            return lambda: None
         try:
-            content = self._get(path, self._directory.read).content.reveal()
+            segments, found = await self._find(path)
         except NotFound:
-            content = None
-        if not has_revision(content, expected):
+            segments, found = _target(path), None
+        if not has_revision(None if found is None else found.content, expected):
             raise Conflict(f"the resource {path} has changed since it was read; read it again")
+        return partial(require_same, self._directory, segments, found)
 
     def _warn_if_shadowed(self, path: ResourcePath) -> None:
         own = (RESOURCES, *path.segments)
@@ -342,7 +425,7 @@ class DirectoryCollateralStore:
 
     async def load(self, name: str) -> bytes | None:
         try:
-            return await _read(self._directory, (COLLATERAL, name))
+            return await stored_bytes(self._directory, (COLLATERAL, name))
         except NotFound:
             return None
         except StorageError as error:
@@ -385,16 +468,12 @@ class DirectoryCollateralStore:
             raise StorageError(f"{COLLATERAL}/{name} {error}") from None
 
 
-async def _read(directory: Directory, segments: Segments) -> bytes:
-    """Return the content of a file, in a thread unless it is in memory.
-
-    Raises:
-        NotFound, StorageError: see `Directory.read`.
-    """
+async def _found_or_none(objects: Objects, segments: Segments) -> Found | None:
+    """Return an object, None if there is none."""
     try:
-        return directory.read_resident(segments)
-    except NotResident:
-        return await pools.read(directory.read, segments)
+        return await objects.read(segments)
+    except NotFound:
+        return None
 
 
 def _named(entry: Entry, name: str, problem: str) -> StoredName:

@@ -66,10 +66,14 @@ class _Watched:
         return self.contents | self.places
 
 
+_NOTHING: Final = _Watched(frozenset(), frozenset())
+
+
 class Watch:
     """Counter of the changes of everything that is watched. Any thread may use it.
 
     It is not open for a file system: what it watches can be unmounted, which is a change.
+    After `close`, everything counts as changed at each use.
     """
 
     def __init__(self, changes: int, mounts: int) -> None:
@@ -81,7 +85,8 @@ class Watch:
         self._lock = Lock()
         self._epoch = 0
         self._watched: dict[object, _Watched] = {}
-        weakref.finalize(self, _close, changes, mounts)
+        # Also for a watch that its owner never closes, because a start has failed.
+        self._closing = weakref.finalize(self, _close, changes, mounts)
 
     @classmethod
     def start(cls) -> Self | None:
@@ -95,6 +100,12 @@ class Watch:
             os.close(changes)
             return None
         return cls(changes, mounts)
+
+    def close(self) -> None:
+        """Close the descriptors. The methods may still be called, and report changes only."""
+        with self._lock:
+            self._watched = {}
+            self._closing()
 
     def epoch(self) -> int:
         """Return a number that differs from that before any change; it never waits."""
@@ -117,6 +128,8 @@ class Watch:
         """
         with self._lock:
             before = self._current()
+            if not self._closing.alive:
+                return None
             added = _Watched(
                 frozenset(self._add(path, _CONTENT | _SELF) for path in contents),
                 frozenset(self._add(path, _SELF) for path in places),
@@ -124,6 +137,13 @@ class Watch:
             self._replace(owner, added)
             is_complete = min(added.all, default=0) >= 0
             return before if is_complete and self._current() == before else None
+
+    def release(self, owner: object) -> None:
+        """Watch no longer what only this owner watches."""
+        with self._lock:
+            if self._closing.alive:
+                self._replace(owner, _NOTHING)
+                del self._watched[owner]
 
     def _add(self, path: str, mask: int) -> int:
         return int(_LIBC.inotify_add_watch(self._changes, os.fsencode(path), mask | _EXACTLY))
@@ -137,6 +157,9 @@ class Watch:
                 _LIBC.inotify_rm_watch(self._changes, number)
 
     def _current(self) -> int:
+        if not self._closing.alive:
+            self._epoch += 1
+            return self._epoch
         ready = self._poll.poll(0)
         if ready and self._is_change(ready):
             self._epoch += 1

@@ -39,6 +39,11 @@ BUILT_IN: Final = (
 
 DEFAULT_NAME: Final = BUILT_IN[0].name
 
+_NULL_ALONE: Final = (
+    f"{NULL_NAME} accepts every client, so further verifiers would have no effect; "
+    f"name {NULL_NAME} alone, or omit it"
+)
+
 
 class NullVerifier:
     """Verifier that accepts every peer without any claims; for trials, enabled by its own flag."""
@@ -77,10 +82,7 @@ class VerifierSet(Mapping[str, Verifier]):
             raise ConfigError("no verifier is named; name one, or omit --verifier")
         self.accepts_anyone = any(isinstance(verifier, NullVerifier) for verifier in verifiers)
         if self.accepts_anyone and len(by_tee) > 1:
-            raise ConfigError(
-                f"{NULL_NAME} accepts every client, so further verifiers would have no effect; "
-                f"name {NULL_NAME} alone, or omit it"
-            )
+            raise ConfigError(_NULL_ALONE)
         self.pinned_only = pinned_only
         self._by_tee = MappingProxyType(by_tee)
 
@@ -153,29 +155,52 @@ def select(
     Raises:
         ConfigError: a name is not allowed, or a verifier cannot be built.
     """
-    canonical = {alias: tee.name for tee in tees for alias in (tee.name, *tee.aliases)}
-    wanted = dict.fromkeys(tees.names if names is None else (canonical.get(n, n) for n in names))
+    wanted = require_allowed(
+        names,
+        tees,
+        insecure_nullverifier=insecure_nullverifier,
+        insecure_sample_verifier=insecure_sample_verifier,
+    )
     selected = [tee for tee in tees if tee.name in wanted and tee.proves]
-    unproved = [tee for tee in tees if not tee.proves]
     if insecure_sample_verifier:
-        selected += unproved
-    elif names is not None:
-        for tee in unproved:
-            if tee.name in wanted:
-                raise ConfigError(
-                    f"any client can make {tee.name} evidence; "
-                    "if that is what you want, add --insecure-sample-verifier"
-                )
+        selected += [tee for tee in tees if not tee.proves]
     verifiers = [_build(tee, context, (sections or {}).get(tee.name, {})) for tee in selected]
     if NULL_NAME in wanted:
-        if not insecure_nullverifier:
-            raise ConfigError(
-                f"{NULL_NAME} releases every secret to any client; "
-                "if that is what you want, add --insecure-nullverifier"
-            )
         verifiers.append(NullVerifier())
     unnamed = [tee for tee in selected if names is None and tee.proves and not tee.served_unpinned]
     return VerifierSet(verifiers, pinned_only=frozenset(tee.name for tee in unnamed))
+
+
+def require_allowed(
+    names: Sequence[str] | None,
+    tees: Tees,
+    *,
+    insecure_nullverifier: bool = False,
+    insecure_sample_verifier: bool = False,
+) -> frozenset[str]:
+    """Return the names of the TEEs to serve; see `select` for the arguments.
+
+    Raises:
+        ConfigError: a name needs an unsafe option that is not given.
+    """
+    if names is None:
+        return frozenset(tees.names)
+    canonical = {alias: tee.name for tee in tees for alias in (tee.name, *tee.aliases)}
+    wanted = frozenset(canonical.get(name, name) for name in names)
+    for tee in tees:
+        if tee.name in wanted and not tee.proves and not insecure_sample_verifier:
+            raise ConfigError(
+                f"any client can make {tee.name} evidence; "
+                "if that is what you want, add --insecure-sample-verifier"
+            )
+    if NULL_NAME in wanted and not insecure_nullverifier:
+        raise ConfigError(
+            f"{NULL_NAME} releases every secret to any client; "
+            "if that is what you want, add --insecure-nullverifier"
+        )
+    if NULL_NAME in wanted and len(wanted) > 1:
+        raise ConfigError(_NULL_ALONE)
+    return wanted
 
 
 def _build(tee: Tee, context: VerifierContext, section: Mapping[str, JsonValue]) -> Verifier:

@@ -79,6 +79,43 @@ _AUDIT_FILE: Final = members(
 )
 
 OFFLINE: Final[dict[str, tuple[str, Schema]]] = {
+    "config-validation": (
+        "the faults of a configuration file",
+        members(
+            file=TEXT,
+            valid=BOOLEAN,
+            faults=array(
+                members(line={"type": ["integer", "null"]}, setting=TEXT, message=TEXT),
+            ),
+        ),
+    ),
+    "diagnosis": (
+        "whether a broker can start and serve guests; the worst result, and that of each check",
+        members(
+            result=enum("ok", "warning", "failure"),
+            checks=array(
+                members(
+                    check=TEXT,
+                    subject=TEXT,
+                    result=enum("ok", "warning", "failure"),
+                    message=TEXT,
+                )
+            ),
+        ),
+    ),
+    "setting-list": (
+        "the settings in force, without secrets, and the source of each",
+        members(
+            items=array(
+                members(
+                    name=TEXT,
+                    value=ANY,
+                    source=enum("default", "file", "environment", "command line"),
+                    where=TEXT,
+                )
+            ),
+        ),
+    ),
     "policy-check": (
         "whether a policy can be used",
         members(usable=BOOLEAN, syntax=enum("v1", "v0", ""), rules=TEXTS, problem=TEXT),

@@ -19,7 +19,9 @@ from verdictd_py.encoding import JsonValue
 MAX_EARLIER: Final = 20
 """Earlier appraisals that the page lists."""
 
-_NO_DETAILS: Final[Mapping[str, Any]] = {"eventLog": None, "chain": None}
+_NO_DETAILS: Final[Mapping[str, Any]] = dict.fromkeys(
+    ("eventLog", "chain", "tcb", "since", "evidenceOf")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from verdictd_py.config import Settings
 from verdictd_py.daemon.clock import Clock, utc_now
+from verdictd_py.daemon.database import SharedStore
 from verdictd_py.daemon.foundation import (
     Foundation,
     GuestListeners,
@@ -32,6 +33,7 @@ from verdictd_py.daemon.release import release
 from verdictd_py.daemon.reload import reload_all, restrict_all
 from verdictd_py.daemon.stacks import dump_tasks
 from verdictd_py.daemon.supervisor import Supervisor, Work
+from verdictd_py.daemon.tracing import Tracing
 from verdictd_py.daemon.workers import messages
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.channel import Channel
@@ -90,12 +92,18 @@ class GuestWorker:
         self.metrics = ProcessMetrics.of_worker(start.descriptors, start.number, tees)
         if self.metrics is not None:
             log = self.metrics.events(log)
+        meter = None if self.metrics is None else self.metrics.meter
+        self._tracing = tracing = Tracing.of(settings, log)
+        if tracing is not None:
+            log, meter = tracing.events, tracing.meter(meter)
         self._changes = ForwardedChanges()
         self._share = share = WorkerShare.of(start, channel)
+        records = Records.of(settings, unsafe, log, writer=f"-worker{start.number}")
+        self._shared = shared = SharedStore.of(settings, unsafe, records.noted, worker=True)
         self._base = base = Foundation.lay(
             settings,
             unsafe,
-            Records.of(settings, unsafe, log, writer=f"-worker{start.number}"),
+            records,
             Directory.open(settings.data_dir, unsafe_writable=unsafe.unsafe_writable_files),
             tees=tees,
             connections=connections_of(settings, guests=True, operators=False),
@@ -103,13 +111,11 @@ class GuestWorker:
             clock=clock,
             elsewhere=partial(messages.fetch_collateral, channel),
             judgements=share.judgements,
-            meter=None if self.metrics is None else self.metrics.meter,
+            meter=meter,
+            shared=shared,
         )
         if self.metrics is not None:
             self.metrics.watch_audit(base.audit)
-            if share.sessions is not None:
-                sessions = share.sessions
-                self.metrics.watch_sessions(lambda: sessions.counts)
         share.connect(base.cases.connected)
         self._changes.forward = partial(channel.notify, "changed")
         self._examine = asyncio.Event()
@@ -121,15 +127,26 @@ class GuestWorker:
             "collateral": base.collateral.problem,
             "descriptors": check_descriptors,
         }
+        if base.sealing is not None:
+            checks["seal"] = base.sealing.problem
+        if shared is not None:
+            checks |= shared.checks()
         build = GuestListeners(base, _adopted(start.sockets), share.census, share.sessions)
         http = build.kbs(_identity(start, clock), checks.setdefault)
+        self._closing = () if base.sealing is None else (base.sealing.sealer.close,)
+        if shared is not None:
+            self._closing = (shared.close,)
         self._listeners: tuple[Listener, ...] = (build.attested(),)
         self._files: Sequence[Reloadable] = ()
         if http is not None:
             self._listeners += (http,)
             self._files = http.files
             http.parts = self.parts
+            if self.metrics is not None and http.session_counts is not None:
+                self.metrics.watch_sessions(http.session_counts)
         self._health = Health(checks, _WithoutReadiness(base.audit))
+        if shared is not None:
+            shared.objects.flipped.append(self._health.request)
         self.supervisor = Supervisor(base.audit, on_failure=on_failure)
 
     async def start(self) -> str:
@@ -140,6 +157,8 @@ class GuestWorker:
         """
         base = self._base
         base.audit.open()
+        if self._shared is not None:
+            await self._shared.start()
         await base.deciding.prepare()
         await base.cases.prepare()
         await self._health.examine()
@@ -155,6 +174,7 @@ class GuestWorker:
             Work("appraise connected guests", base.cases.connected.keep_appraised),
             Work("count omitted events", base.audit.keep_counting),
             *(() if self.metrics is None else self.metrics.background),
+            *(() if self._shared is None else self._shared.background),
         ):
             self.supervisor.start(work)
         return base.audit.state[0]
@@ -194,7 +214,11 @@ class GuestWorker:
         await release(
             self.supervisor,
             self._listeners,
-            (self._base.collateral.close,),
+            (
+                self._base.close,
+                *self._closing,
+                *(() if self._tracing is None else (self._tracing.close,)),
+            ),
             self._base.audit,
             seconds=seconds,
         )

@@ -32,7 +32,24 @@ def severity_of(event: str) -> int:
 
 def event_of(line: bytes) -> str:
     """Return the name of the event of a record."""
-    return str(json.loads(line)["event"])
+    return member_of(line, "event")
+
+
+def member_of(line: bytes, name: str) -> str:
+    """Return a text of a record: `event`, or `time`.
+
+    A line is canonical (`events.chain`): before the event are only texts, and the time is last.
+    """
+    begin, (find, end) = f'"{name}":"'.encode(), _PLACES[name]
+    at = find(line, begin) + len(begin)
+    text = line[at : line.find(b'"', at)]
+    if at >= len(begin) and b"\\" not in text and line[at + len(text) :].startswith(end):
+        return text.decode("ascii")
+    return str(json.loads(line)[name])
+
+
+_PLACES: Final = {"event": (bytes.find, b'",'), "time": (bytes.rfind, b'"}')}
+"""Where these members are searched, and what follows their text."""
 
 
 class JournalSink:

@@ -16,12 +16,19 @@ from typing import Final, Protocol
 MAX_QUEUED_BYTES: Final = 8 * 1024 * 1024
 """Maximum size of all records that wait for one sink, some 10,000 usual ones."""
 
+MAX_BYTES: Final = 64 * 1024
+"""Size from which no further records are delivered together."""
+
 MAX_LINES: Final = 256
 """Maximum number of records that a sink gets at once."""
 
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
 """Pauses between attempts to reach a sink, each twice as long as the one before."""
+
+GATHER_SECONDS: Final = 0.05
+"""Pause between the first of some records and their delivery. To wake the thread costs more than
+to send a record."""
 
 CLOSE_SECONDS: Final = 1.0
 """Time for a sink to take the records that wait when the process ends."""
@@ -62,6 +69,7 @@ class Delivery:
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._lost = 0
+        self._is_idle = True  # whether the next record is the first of some
         self._closing = threading.Event()
         # A daemon thread: a sink that blocks forever must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=f"audit {name}", daemon=True)
@@ -124,14 +132,26 @@ class Delivery:
                 self._waiting.popleft()
                 self._size -= len(data)
                 self._lost += lost
+                self._is_idle = not self._waiting
         self._sink.close()
 
     def _next(self) -> bytes:
-        """Wait for records; return the oldest, which stay in the queue. Empty at the end."""
+        """Wait for records; return the oldest ones, which stay in the queue. Empty at the end."""
         with self._changed:
             while not self._waiting and not self._closing.is_set():
                 self._changed.wait()
-            return self._waiting[0] if self._waiting else b""
+            is_first = self._is_idle
+            self._is_idle = False
+        if is_first:
+            self._closing.wait(GATHER_SECONDS)
+        with self._changed:
+            if not self._waiting:
+                return b""
+            first = self._waiting.popleft()
+            while self._waiting and len(first) < MAX_BYTES:
+                first += self._waiting.popleft()
+            self._waiting.appendleft(first)
+            return first
 
 
 def close_all(deliveries: Sequence[Delivery]) -> dict[str, int]:

@@ -6,7 +6,6 @@ Sources: RFC 5424 (messages), RFC 6587, 3.4.1 (octet counting over TCP), RFC 542
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 import ssl
@@ -15,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from verdictd_py.events.sinks.journald import severity_of
+from verdictd_py.events.sinks.journald import member_of, severity_of
 
 SECONDS: Final = 5.0
 """Time limit for a connection, and for each write."""
@@ -33,11 +32,11 @@ _MAX_HOST: Final = 255
 
 def message(line: bytes) -> bytes:
     """Return the message of a record: its time and event in the header, the line as the text."""
-    members = json.loads(line)
-    event = _word(str(members["event"]), _MAX_NAME)
+    event = _word(member_of(line, "event"), _MAX_NAME)
     priority = _AUDIT_FACILITY * 8 + severity_of(event)
     host = _word(socket.gethostname(), _MAX_HOST)
-    header = f"<{priority}>1 {_word(str(members['time']), 64)} {host} verdictd-py {os.getpid()}"
+    time = _word(member_of(line, "time"), 64)
+    header = f"<{priority}>1 {time} {host} verdictd-py {os.getpid()}"
     return f"{header} {event} - ".encode() + line
 
 

@@ -15,6 +15,14 @@ _REFUSE: Final = "guests refuse the certificate of --kbs-tls-cert"
 _RENEW: Final = "replace its files and send SIGHUP"
 
 
+def first_end(pem: bytes) -> datetime | None:
+    """Return when the first of several certificates expires; None if their form is unknown."""
+    try:
+        return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(pem))
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
     """What guests examine in a server certificate, next to its chain.

@@ -37,7 +37,7 @@ from verdictd_py.listeners.proxies import Origin, Proxies, peek
 from verdictd_py.listeners.shares import Share, Shares
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
-from verdictd_py.stages import Meter, Stage, begin, measured
+from verdictd_py.stages import Meter, Stage, begin, ended, measured
 
 _MAX_HEADER_BYTES: Final = 72 * 1024
 """Maximum size of one header: a token has up to 32 KiB, and proxies add to it."""
@@ -288,6 +288,7 @@ class Connection(web.RequestHandler):
             self.abort()
             return resp, True
         finally:
+            ended()
             self._answered(resp.status)
 
     def handle_error(
@@ -465,6 +466,7 @@ class Acceptor:
                 self._parts.events.record(
                     ConnectionRefused(peer=opening.client, reason=share.evicted, limit=share.limit)
                 )
+            ended()
             share.leave()
 
     async def _open(self, server: web.Server, opening: _Opening) -> Connection | None:

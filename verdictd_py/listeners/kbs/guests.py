@@ -25,7 +25,7 @@ from verdictd_py.listeners.kbs.connections import Connection
 from verdictd_py.offload import offload
 from verdictd_py.ports import NO_QUERY
 from verdictd_py.protocols.rcar import jwe, messages
-from verdictd_py.protocols.rcar.tokens import Tokens
+from verdictd_py.protocols.rcar.tokenring import TokenRing
 
 PREFIX: Final = "/kbs/v0"
 ATTEST: Final = PREFIX + "/attest"
@@ -49,9 +49,9 @@ class GuestRoutes:
         secure: whether the session's cookie may be sent over TLS only.
     """
 
-    def __init__(self, handshakes: Handshakes, tokens: Tokens, *, secure: bool) -> None:
+    def __init__(self, handshakes: Handshakes, ring: TokenRing, *, secure: bool) -> None:
         self._handshakes = handshakes
-        self._tokens = tokens
+        self._ring = ring
         lifetime = int(SESSION_LIFETIME.total_seconds())
         self._cookie = f"; HttpOnly; Max-Age={lifetime}; Path=/kbs{'; Secure' if secure else ''}"
 
@@ -105,7 +105,7 @@ class GuestRoutes:
     async def jwks(self, request: web.Request) -> web.Response:
         """Answer with the public keys that verify attestation tokens."""
         del request
-        return answers.succeeded(encode_object(self._tokens.jwks()))
+        return answers.succeeded(encode_object(self._ring.jwks()))
 
 
 @contextmanager

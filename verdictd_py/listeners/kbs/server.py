@@ -76,6 +76,7 @@ class KbsListener:
         tls: TLS settings, None for plain HTTP.
         proxies: proxies that send the address of their client.
         admins: keys of the administrators.
+        on_started: called before the first client is served; None for nothing to do.
         on_stopped: called when the listener has stopped.
         clock: returns the time for the validity of certificates.
         passed: listening socket of the service manager, used instead of the address.
@@ -103,7 +104,8 @@ class KbsListener:
         limits: Limits,
         tls: KbsTls | None,
         proxies: Proxies,
-        on_stopped: Callable[[], None],
+        on_started: Callable[[Background], Awaitable[None]] | None = None,
+        on_stopped: Callable[[], Awaitable[None]],
         clock: Callable[[], datetime],
         passed: socket.socket | None = None,
         census: ListenerCensus | None = None,
@@ -113,6 +115,7 @@ class KbsListener:
         self.address = address
         self.guests = guests
         self._admins = admins
+        self._on_started = on_started
         self._on_stopped = on_stopped
         self.parts: Callable[[], Mapping[str, bool]] = dict
         self.session_counts: Callable[[], tuple[int, int]] | None = None
@@ -195,6 +198,8 @@ class KbsListener:
     async def start(self, background: Background) -> None:
         if self._listening is None:
             return
+        if self._on_started is not None:
+            await self._on_started(background)
         await self._runner.setup()
         server = self._runner.server
         assert server is not None  # noqa: S101  # set up
@@ -230,7 +235,7 @@ class KbsListener:
             self._listening.close()
         await self._acceptor.drain(seconds)
         await self._runner.cleanup()
-        self._on_stopped()
+        await self._on_stopped()
 
     async def _readiness(self, request: web.Request) -> web.Response:
         """Answer with the parts of the broker, and status 503 if one cannot be used."""

@@ -10,14 +10,29 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from verdictd_py.errors import TokenInvalid
-from verdictd_py.protocols.rcar.tokens import AttestedGuest, IssuedToken, TokenContent, Tokens
+from verdictd_py.protocols.rcar.tokens import AttestedGuest, IssuedToken, TokenContent
 
 MAX_CHARACTERS: Final = 1024 * 1024
 """Maximum length of all tokens together: some 270 usual ones, which take some 4 MiB. A guest
 requests its secrets at once after it has attested; a token that was evicted is verified again."""
+
+
+class Issuer(Protocol):
+    """Issuer and reader of tokens, with one key or a ring of keys.
+
+    Attributes:
+        generation: changes when a key was removed, so that known tokens must be verified again.
+    """
+
+    @property
+    def generation(self) -> int: ...
+
+    def issue(self, guest: AttestedGuest, *, now: datetime, policy: str) -> IssuedToken: ...
+
+    def read(self, token: str, *, now: datetime) -> TokenContent: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +53,19 @@ class KnownTokens:
 
     A token is known by its whole text, signature included. So neither a client nor a writer of
     the session store can make a known token of another text. The content is discarded when the
-    token has expired or is not valid yet, and, the oldest first, when there are too many. It
-    belongs to one key and one root: another key or root needs another `Tokens`, and this object
-    is made for one.
+    token has expired or is not valid yet, when the keys of the issuer have changed, and, the
+    oldest first, when there are too many.
 
     Args:
         most: maximum length of all tokens together.
     """
 
-    def __init__(self, tokens: Tokens, *, most: int = MAX_CHARACTERS) -> None:
+    def __init__(self, tokens: Issuer, *, most: int = MAX_CHARACTERS) -> None:
         self._tokens = tokens
         self._most = most
         self._known: OrderedDict[str, KnownToken] = OrderedDict()
         self._size = 0
+        self._generation = tokens.generation
 
     def issue(self, guest: AttestedGuest, *, now: datetime, policy: str) -> IssuedToken:
         """Issue a token, as `Tokens.issue` does, and know it."""
@@ -64,6 +79,7 @@ class KnownTokens:
         Raises:
             TokenInvalid: see `Tokens.read`.
         """
+        self._require_generation()
         known = self._known.get(token)
         if known is None:
             return self._add(token, self._tokens.read(token, now=now), now)
@@ -81,6 +97,13 @@ class KnownTokens:
             if self._known[oldest].content.expires > now.timestamp():
                 return
             self._discard(oldest)
+
+    def _require_generation(self) -> None:
+        """Discard all tokens if the keys have changed."""
+        if self._generation != self._tokens.generation:
+            self._generation = self._tokens.generation
+            self._known.clear()
+            self._size = 0
 
     def _add(self, token: str, content: TokenContent, now: datetime) -> KnownToken:
         self.release(now)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -116,6 +116,7 @@ class Tokens:
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     root: str | None = None
+    generation: ClassVar[int] = 0  # one key, which never changes; see `knowntokens.Issuer`
     _public: dict[str, Any] = field(init=False, repr=False, compare=False)
     _signer: jose.Signer = field(init=False, repr=False, compare=False)
     _verifier: jose.Verifier = field(init=False, repr=False, compare=False)

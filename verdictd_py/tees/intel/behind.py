@@ -93,10 +93,10 @@ def _td(info: _Object, platform: Platform, tee_svn: bytes) -> Iterator[Behind]:
 def _platform(info: _Object, platform: Platform, tee_svn: bytes) -> Iterator[Behind]:
     """Yield the components of the platform's TCB levels."""
     levels = sorted(info["tcbLevels"], key=lambda level: level_rank(level["tcb"]), reverse=True)
-    needed = _first(level for level in levels if _is_good(level))["tcb"]
+    needed = _first(level for level in levels if is_good(level))["tcb"]
     for place, component in enumerate(needed["sgxtcbcomponents"]):
         svns = [(level["tcb"]["sgxtcbcomponents"][place]["svn"], level) for level in levels]
-        name = _name(component, f"CPU component {place + 1}")
+        name = component_name(component, f"CPU component {place + 1}")
         yield from _one(PLATFORM, name, platform.cpu_svn[place], component["svn"], svns)
     svns = [(level["tcb"]["pcesvn"], level) for level in levels]
     yield from _one(PLATFORM, "PCE", platform.pce_svn, needed["pcesvn"], svns)
@@ -104,7 +104,7 @@ def _platform(info: _Object, platform: Platform, tee_svn: bytes) -> Iterator[Beh
     for place, svn in enumerate(tee_svn[skip:], start=skip):
         component = needed["tdxtcbcomponents"][place]
         svns = [(level["tcb"]["tdxtcbcomponents"][place]["svn"], level) for level in levels]
-        name = _name(component, f"TDX component {place + 1}")
+        name = component_name(component, f"TDX component {place + 1}")
         half = MODULE if place < 2 else PLATFORM
         for each in _one(half, name, svn, component["svn"], svns):
             yield replace(each, of_td=True)
@@ -126,7 +126,7 @@ def _enclave(identity: _Object, quote: Quote) -> Iterator[Behind]:
 
 def _isv(half: str, name: str, has: int, levels: Sequence[_Object]) -> Iterator[Behind]:
     svns = [(level["tcb"]["isvsvn"], level) for level in levels]
-    needed = max(svn for svn, level in svns if _is_good(level))
+    needed = max(svn for svn, level in svns if is_good(level))
     yield from _one(half, name, has, needed, svns)
 
 
@@ -154,12 +154,13 @@ def _first(items: Iterable[_Object]) -> _Object:
     raise LookupError("the TCB info has no such level")
 
 
-def _is_good(level: _Object) -> bool:
+def is_good(level: _Object) -> bool:
+    """Return whether a TCB level is neither out of date nor revoked."""
     status: str = level["tcbStatus"]
     return status != REVOKED and not status.startswith(_OUT_OF_DATE)
 
 
-def _name(component: _Object, default: str) -> str:
+def component_name(component: _Object, default: str) -> str:
     """Return Intel's name of a component with its number: `SGX Late Microcode Update (OS/VMM)`."""
     kind, category = component.get("type"), component.get("category")
     named = " ".join(str(part) for part in (kind, f"({category})" if category else "") if part)

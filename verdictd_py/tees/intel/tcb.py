@@ -140,18 +140,8 @@ def _platform_level(info: _Object, platform: Platform, tee_svn: bytes | None) ->
     Raises:
         LookupError: no level is met.
     """
-    # 1. If the module has a version, step 2 checks its own SVNs (the first two).
-    skip = 2 if tee_svn is not None and tee_svn[1] > 0 else 0
-    met = None
-    for level in sorted(info["tcbLevels"], key=lambda each: level_rank(each["tcb"]), reverse=True):
-        tcb = level["tcb"]
-        if (
-            platform.pce_svn >= tcb["pcesvn"]
-            and _meets(platform.cpu_svn, _svns(tcb["sgxtcbcomponents"]))
-            and (tee_svn is None or _meets(tee_svn[skip:], _svns(tcb["tdxtcbcomponents"])[skip:]))
-        ):
-            met = level
-            break
+    # 1.
+    met = matched_level(info, platform.cpu_svn, platform.pce_svn, tee_svn)
     if met is None:
         raise LookupError("no TCB level is met")
     status, date = met["tcbStatus"], met["tcbDate"]
@@ -165,6 +155,28 @@ def _platform_level(info: _Object, platform: Platform, tee_svn: bytes | None) ->
         advisories += level.get("advisoryIDs", ())
         date = min(date, level["tcbDate"], key=datetime.fromisoformat)
     return TcbRating(status, tuple(advisories), date)
+
+
+def matched_level(
+    info: _Object, cpu_svn: Sequence[int], pce_svn: int, tee_svn: bytes | None
+) -> _Object | None:
+    """Return the highest TCB level that a platform meets in every component; None if none is met.
+
+    Args:
+        tee_svn: the 16 SVNs of the TDX module, None for SGX.
+    """
+    # If the module has a version, its identity decides about its own SVNs (the first two).
+    skip = 2 if tee_svn is not None and tee_svn[1] > 0 else 0
+    for level in sorted(info["tcbLevels"], key=lambda each: level_rank(each["tcb"]), reverse=True):
+        tcb = level["tcb"]
+        if (
+            pce_svn >= tcb["pcesvn"]
+            and _meets(cpu_svn, _svns(tcb["sgxtcbcomponents"]))
+            and (tee_svn is None or _meets(tee_svn[skip:], _svns(tcb["tdxtcbcomponents"])[skip:]))
+        ):
+            found: _Object = level
+            return found
+    return None
 
 
 def _first_met(levels: Sequence[_Object], svn: int) -> _Object:

@@ -15,6 +15,7 @@ from verdictd_py.domain.evidence import (
     VerificationResult,
     VerifiedEvidence,
 )
+from verdictd_py.domain.tcb import TcbComparison
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AttestationError,
@@ -34,6 +35,7 @@ from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
 from verdictd_py.tees.intel.collateral.signers import verify_signers
+from verdictd_py.tees.intel.components import compare
 from verdictd_py.tees.intel.dcap import (
     CollateralRejected,
     ContentRefusal,
@@ -60,6 +62,7 @@ class VerifiedQuote:
     Attributes:
         tcb: Intel's rating; None if it is not known: then the quote is refused.
         behind: components that are older than the newest TCB.
+        components: every component next to the TCB levels, None if that is not known.
         behind_days: days since a newer TCB was published, None if that is not known.
         valid_until: when the collateral expires, its grace period included.
         collateral: digest of the collateral, see `digest_of`.
@@ -73,6 +76,7 @@ class VerifiedQuote:
     content_refusal: ContentRefusal | None = None
     refusal: AttestationError | None = None
     behind: tuple[Behind, ...] = ()
+    components: TcbComparison | None = None
     behind_days: int | None = None
     valid_until: datetime | None = None
     collateral: str | None = None
@@ -106,6 +110,7 @@ class VerifiedQuote:
             valid_until=self.valid_until,
             platform=self.platform.digest or None,
             collateral=self.collateral,
+            tcb=self.components,
         )
         return verified if self.refusal is None else RefusedEvidence(self.refusal, verified)
 
@@ -282,6 +287,7 @@ class IntelEngine:
                 verified.tcb,
                 verified.content_refusal,
                 behind=() if _is_current(verified.tcb) else behind(quote, platform, current),
+                components=compare(quote, platform, current),
                 behind_days=_behind_days(current, verified.tcb, now),
                 valid_until=_valid_until(current, timedelta(0) if chosen_by_guest else self._grace),
                 collateral=digest_of(current),

@@ -1,0 +1,103 @@
+"""The console verifies and exports the newest part of the audit trail, and says what it omitted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import RunningBroker
+from tests.support.console import person, pin_good_guest
+from verdictd_py.console import auditproof
+from verdictd_py.console.auditproof import TYPES
+from verdictd_py.console.audittrail import AuditSearch
+
+
+async def trail(broker: RunningBroker) -> Path:
+    (file,) = [each for each in (broker.data / "audit").iterdir() if each.suffix == ".jsonl"]
+    return file
+
+
+@pytest.mark.broker(console="127.0.0.1:0")
+async def test_a_trail_is_verified_on_the_page(broker: RunningBroker) -> None:
+    await pin_good_guest(broker)
+    async with person(broker) as someone:
+        page = await someone.text("/audit")
+        assert "No verified record was changed" not in page
+        page = await someone.text("/audit?verify=1")
+        assert "No verified record was changed after it was written." in page
+        file = await trail(broker)
+        lines = file.read_bytes().split(b"\n")
+        lines[1] = lines[1].replace(b'"time"', b' "time"')
+        file.write_bytes(b"\n".join(lines))
+        page = await someone.text("/audit?verify=1")
+        assert "The trail was changed after it was written" in page
+        assert file.name in page[page.index('id="verify"') :]
+
+
+@pytest.mark.broker(console="127.0.0.1:0")
+@pytest.mark.parametrize("form", TYPES)
+async def test_records_are_exported(broker: RunningBroker, form: str) -> None:
+    await pin_good_guest(broker)
+    async with person(broker) as someone:
+        page = await someone.text("/audit?event=guest.*")
+        paths = map(unescape, re.findall(r'href="(/audit/export[^"]*)"', page))
+        answer = await someone.get(next(path for path in paths if path.endswith(form)))
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == TYPES[form]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    disposition = answer.headers["Content-Disposition"]
+    assert re.fullmatch(rf'attachment; filename="audit-\d+T\d+Z\.{form}"', disposition)
+    if form == "csv":
+        rows = list(csv.DictReader(io.StringIO(answer.text)))
+        assert {row["event"] for row in rows} == {"guest.accepted"}
+    if form == "jsonl":
+        events = [json.loads(line)["event"] for line in answer.text.splitlines()]
+        assert set(events) == {"guest.accepted"}
+
+
+@pytest.mark.broker(console="127.0.0.1:0")
+async def test_an_export_of_another_form_is_refused(broker: RunningBroker) -> None:
+    async with person(broker) as someone:
+        assert (await someone.get("/audit/export?form=html")).status_code == 400
+        assert (await someone.get("/audit/export")).status_code == 400
+
+
+def records(directory: Path, name: str, number: int) -> None:
+    """Write records without a chain."""
+    record = {"number": 1, "event": "key.created", "digest": "", "fields": {"kid": "=1+1"}}
+    lines = (json.dumps({**record, "time": f"2026-11-27T{n:06}"}) for n in range(number))
+    (directory / name).write_text("\n".join(lines) + "\n")
+
+
+def test_an_export_is_bounded_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records(tmp_path, "a.jsonl", 10)
+    whole = auditproof.export(tmp_path, AuditSearch(), "jsonl")
+    assert (whole.number, whole.complete) == (10, True)
+    monkeypatch.setattr(auditproof, "MAX_EXPORTED", 3)
+    part = auditproof.export(tmp_path, AuditSearch(), "jsonl")
+    times = [json.loads(line)["time"] for line in part.text.splitlines()]
+    assert times == [f"2026-11-27T{n:06}" for n in (7, 8, 9)]
+    assert not part.complete
+    monkeypatch.setattr(auditproof, "MAX_EXPORT_BYTES", 200)
+    short = auditproof.export(tmp_path, AuditSearch(), "csv")
+    assert len(short.text) <= 200
+    assert not short.complete
+
+
+def test_a_verification_is_bounded_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records(tmp_path, "20260101.jsonl", 10)
+    records(tmp_path, "20260102.jsonl", 10)
+    assert auditproof.verify(tmp_path).complete
+    size = (tmp_path / "20260102.jsonl").stat().st_size
+    monkeypatch.setattr(auditproof, "MAX_VERIFIED_BYTES", size)
+    proof = auditproof.verify(tmp_path)
+    assert (proof.files, proof.complete) == (1, False)
+    assert proof.problems

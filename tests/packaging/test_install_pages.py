@@ -1,0 +1,44 @@
+"""Pages of docs/install: at most ten commands from nothing to a released key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tools.walk.__main__ import PAGES
+from tools.walk.pages import Step, steps
+
+INSTALL: Final = Path(__file__).resolve().parents[2] / "docs" / "install"
+FIRST_HOUR: Final = ("debian", "rhel", "podman", "air-gap")
+KEY: Final = re.compile(r"guest .*\bkey default/key/1")
+
+
+def to_the_key(page: str) -> list[Step]:
+    """Return the commands of a page up to the one that prints the key, run in CI or not."""
+    text = re.sub(r"<!-- walk skip.*?-->\n", "", (INSTALL / f"{page}.md").read_text("utf-8"))
+    found: list[Step] = []
+    for step in steps(text):
+        if step.kind == "command":
+            found.append(step)
+            if KEY.search(step.text):
+                return found
+    raise AssertionError(f"{page} releases no key")
+
+
+@pytest.mark.parametrize("page", FIRST_HOUR)
+def test_ten_commands_are_enough(page: str) -> None:
+    assert len(to_the_key(page)) <= 10
+
+
+def test_pages_that_can_run_are_run_word_for_word() -> None:
+    assert {"docs/install/debian.md", "docs/install/air-gap.md"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", FIRST_HOUR)
+def test_each_page_leads_to_production(page: str) -> None:
+    text = (INSTALL / f"{page}.md").read_text("utf-8")
+    assert "](production." in text
+    assert f"({page}.md)" in (INSTALL / "README.md").read_text("utf-8")

@@ -1,0 +1,72 @@
+"""History of appraisals in the database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from tests.support import postgres
+from tests.support.events import RecordedEvents
+from tests.support.postgres import TestDatabase, objects_of
+from verdictd_py.domain.events import WarningStorage
+from verdictd_py.ports.history import HistoryRow
+from verdictd_py.postgres.history import PostgresHistory
+from verdictd_py.postgres.objects import Objects
+
+ROW = HistoryRow("a1", "accepted", 1_800_000_000.125, '{"id":"a1"}')
+COUNT = (7, "accepted", "ok", 3)
+ONE, TWO = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+
+
+@pytest_asyncio.fixture
+async def database() -> TestDatabase:
+    return await postgres.empty_database()
+
+
+@pytest_asyncio.fixture
+async def objects(database: TestDatabase) -> AsyncIterator[Objects]:
+    opened = objects_of(database)
+    yield opened
+    await opened.close()
+
+
+async def test_judgements_are_shared_and_counts_are_not(objects: Objects) -> None:
+    events = RecordedEvents()
+    one, two = (PostgresHistory(objects, writer, events) for writer in (ONE, TWO))
+    assert await one.write([ROW], (), [COUNT], 0)
+    assert await one.load() == ([ROW], [COUNT])
+    assert await two.load() == ([ROW], [])
+    assert await two.write([], ["a1"], [], 8)
+    assert await one.load() == ([], [])
+    assert not events.events
+
+
+async def test_a_forged_judgement_is_ignored(database: TestDatabase, objects: Objects) -> None:
+    history = PostgresHistory(objects, ONE, RecordedEvents())
+    await history.write([ROW], (), [], 0)
+    database.execute(
+        "INSERT INTO verdictd.judgements SELECT 'a2', kind, at, body, tag FROM verdictd.judgements"
+    )
+    rows, _ = await history.load()
+    assert rows == [ROW]
+    database.execute("UPDATE verdictd.judgements SET body = '{}'")
+    assert (await history.load())[0] == []
+
+
+async def test_a_failure_is_reported_once_and_everything_is_written_again(
+    database: TestDatabase, objects: Objects
+) -> None:
+    events = RecordedEvents()
+    history = PostgresHistory(objects, ONE, events)
+    await objects.confirm()
+    database.stop()
+    try:
+        for _ in range(2):
+            assert await history.write([ROW], (), [], 0)  # the next batch tries again
+    finally:
+        database.resume()
+    assert len(events.of(WarningStorage)) == 1
+    assert not await history.write([], (), [], 0)  # the caller writes everything again
+    assert await history.write([ROW], (), [], 0)
+    assert (await history.load())[0] == [ROW]

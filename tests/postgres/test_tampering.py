@@ -1,0 +1,205 @@
+"""What a program that controls the database can do: everything that it puts back is refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.support import postgres
+from tests.support.postgres import TestDatabase, documents_of, objects_of
+from verdictd_py.domain.names import KeyId, Name
+from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
+from verdictd_py.errors import NotFound
+from verdictd_py.ports import ANY
+from verdictd_py.ports.sealing import SealBroken
+from verdictd_py.postgres.objects import Objects, StoreAltered
+from verdictd_py.postgres.stores import PostgresKeyStore
+
+ONE, TWO = KeyId.parse("one"), KeyId.parse("default/key/2")
+POLICY = Name.parse("mine.rego")
+KEY, OTHER = SecretBytes(b"1" * KEY_BYTES), SecretBytes(b"2" * KEY_BYTES)
+
+
+@pytest_asyncio.fixture
+async def database() -> TestDatabase:
+    return await postgres.empty_database()
+
+
+@pytest_asyncio.fixture
+async def objects(database: TestDatabase) -> AsyncIterator[Objects]:
+    opened = objects_of(database)
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture
+async def later(database: TestDatabase, tmp_path: Path) -> AsyncIterator[Objects]:
+    """Another broker, which begins after the attack."""
+    opened = objects_of(database)
+    yield opened
+    await opened.close()
+
+
+def rows(database: TestDatabase) -> list[tuple[object, ...]]:
+    return database.execute("SELECT * FROM verdictd.objects")
+
+
+def put_back(database: TestDatabase, row: tuple[object, ...]) -> None:
+    database.execute("DELETE FROM verdictd.objects WHERE path = %s", row[0])
+    database.execute("INSERT INTO verdictd.objects VALUES (%s, %s, %s, %s, %s, %s)", *row)
+
+
+async def test_a_row_of_another_path_is_refused_and_named(
+    database: TestDatabase, objects: Objects
+) -> None:
+    keys = PostgresKeyStore(objects)
+    await keys.create(ONE, KEY)
+    await keys.create(TWO, OTHER)
+    database.execute(
+        "UPDATE verdictd.objects SET sealed ="
+        " (SELECT sealed FROM verdictd.objects WHERE path = 'keys/one')"
+        " WHERE path = 'keys/default/key/2'"
+    )
+    with pytest.raises(SealBroken, match="keys/default/key/2"):
+        await keys.get(TWO)
+    assert await keys.get(ONE) == KEY
+
+
+@pytest.mark.parametrize("at", [0, 20, 60, -1])
+async def test_an_altered_row_is_refused_and_named(
+    database: TestDatabase, objects: Objects, at: int
+) -> None:
+    keys = PostgresKeyStore(objects)
+    await keys.create(ONE, KEY)
+    ((sealed,),) = database.execute("SELECT sealed FROM verdictd.objects")
+    altered = bytearray(sealed)
+    altered[at] ^= 1
+    database.execute("UPDATE verdictd.objects SET sealed = %s", bytes(altered))
+    with pytest.raises(SealBroken, match="keys/one"):
+        await keys.get(ONE)
+
+
+async def test_an_older_row_put_back_is_refused_and_named(
+    database: TestDatabase, objects: Objects, later: Objects
+) -> None:
+    documents = documents_of(objects)
+    await documents.put(POLICY, "allows much", expected=ANY)
+    (old,) = rows(database)
+    await documents.put(POLICY, "allows little", expected=ANY)
+    put_back(database, old)
+    with pytest.raises(StoreAltered, match=r"opa/mine\.rego"):
+        await documents.get(POLICY)
+    with pytest.raises(StoreAltered, match=r"opa/mine\.rego"):
+        await documents_of(later).get(POLICY)
+
+
+async def test_a_deleted_row_put_back_is_refused(
+    database: TestDatabase, objects: Objects, later: Objects
+) -> None:
+    keys = PostgresKeyStore(objects)
+    await keys.create(ONE, KEY)
+    (old,) = rows(database)
+    await keys.delete(ONE)
+    put_back(database, old)
+    with pytest.raises(NotFound):
+        await keys.get(ONE)
+    with pytest.raises(StoreAltered, match="keys/one"):
+        await PostgresKeyStore(later).get(ONE)
+
+
+async def test_a_removed_row_is_not_an_absent_object(
+    database: TestDatabase, objects: Objects, later: Objects
+) -> None:
+    keys = PostgresKeyStore(objects)
+    await keys.create(ONE, KEY)
+    database.execute("DELETE FROM verdictd.objects")
+    for opened in (objects, later):
+        with pytest.raises(StoreAltered):
+            await PostgresKeyStore(opened).get(ONE)
+
+
+async def test_a_row_with_a_newer_number_is_refused(
+    database: TestDatabase, objects: Objects
+) -> None:
+    keys = PostgresKeyStore(objects)
+    await keys.create(ONE, KEY)
+    database.execute("UPDATE verdictd.objects SET revision = 2")
+    with pytest.raises(StoreAltered, match="keys/one"):
+        await keys.get(ONE)
+    database.execute("UPDATE verdictd.store SET change = 2")
+    with pytest.raises(StoreAltered):
+        await objects.confirm()
+
+
+async def test_a_database_that_was_rolled_back_is_refused(
+    database: TestDatabase, tmp_path: Path
+) -> None:
+    mark = tmp_path / "postgres" / "mark.json"
+    first = objects_of(database, mark=mark)
+    documents = documents_of(first)
+    await documents.put(POLICY, "allows much", expected=ANY)
+    old, store = rows(database), database.execute("SELECT change, tag FROM verdictd.store")
+    await documents.put(POLICY, "allows little", expected=ANY)
+    put_back(database, old[0])
+    database.execute("UPDATE verdictd.store SET change = %s, tag = %s", *store[0])
+    with pytest.raises(StoreAltered, match=r"rolled back: its last change is 1, .* seen 2"):
+        await first.confirm()
+    assert not first.remember()
+    await first.close()
+    second = objects_of(database, mark=mark)
+    with pytest.raises(StoreAltered, match=r"rolled back.* remove .*mark\.json"):
+        await documents_of(second).get(POLICY)
+    await second.close()
+
+
+async def test_a_broker_does_not_begin_again_with_an_empty_database(
+    database: TestDatabase, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark.json"
+    first = objects_of(database, mark=mark)
+    await first.confirm()
+    assert not first.remember()
+    await first.close()
+    database.execute("DELETE FROM verdictd.store")
+    second = objects_of(database, mark=mark)
+    with pytest.raises(StoreAltered, match="empty"):
+        await second.confirm()
+    third = objects_of(database)
+    await third.confirm()  # a broker that has not used it makes a new store
+    with pytest.raises(StoreAltered, match="is not the one that this broker has used"):
+        await second.confirm()
+    for opened in (second, third):
+        await opened.close()
+
+
+async def test_an_object_of_another_store_is_refused(
+    database: TestDatabase, objects: Objects
+) -> None:
+    """Two databases may share a key-encryption key."""
+    keys = PostgresKeyStore(objects)
+    await keys.create(ONE, KEY)
+    (row,) = rows(database)
+    database.execute("TRUNCATE verdictd.store, verdictd.objects")
+    other = objects_of(database)
+    try:
+        await PostgresKeyStore(other).create(ONE, OTHER)
+        database.execute("UPDATE verdictd.objects SET sealed = %s", row[5])
+        with pytest.raises(SealBroken, match="keys/one"):
+            await PostgresKeyStore(other).get(ONE)
+    finally:
+        await other.close()
+
+
+async def test_another_key_encryption_key_opens_nothing(
+    database: TestDatabase, objects: Objects
+) -> None:
+    await PostgresKeyStore(objects).create(ONE, KEY)
+    other = objects_of(database, sealer=postgres.sealer_of(2))
+    try:
+        with pytest.raises(SealBroken):
+            await PostgresKeyStore(other).get(ONE)
+    finally:
+        await other.close()

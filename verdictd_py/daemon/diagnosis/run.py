@@ -1,0 +1,38 @@
+"""All checks, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.contradictions import contradictions
+from verdictd_py.daemon.diagnosis import addresses, data, files, host
+from verdictd_py.daemon.diagnosis.finding import Finding, Result
+from verdictd_py.daemon.diagnosis.host import Host
+from verdictd_py.storage.presence import running
+
+
+def diagnose(settings: Settings | None, unsafe: Unsafe, of_host: Host) -> Iterator[Finding]:
+    """Yield the findings of all checks; only those of the host if there are no settings."""
+    yield from host.sandbox(settings, of_host)
+    yield from host.clock(of_host)
+    if settings is None:
+        return
+    contradicting = [
+        Finding("settings", "--" + name.replace("_", "-"), Result.FAILURE, text)
+        for name, text in contradictions(settings, unsafe)
+    ]
+    yield from contradicting
+    yield from host.open_files(settings)
+    yield from files.rights(settings, unsafe)
+    yield from files.client_api(settings, of_host.now)
+    yield from files.kbs(settings, of_host.now)
+    yield from files.audit(settings)
+    yield from addresses.ports(settings, running=bool(running(settings.data_dir)))
+    yield from data.directory(settings, unsafe)
+    yield from data.space(settings)
+    yield from asyncio.run(data.seal(settings))
+    of_decisions = asyncio.run(data.decisions(settings, unsafe, of_host.now))
+    known = {finding.message for finding in contradicting}
+    yield from (finding for finding in of_decisions if finding.message not in known)

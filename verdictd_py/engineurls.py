@@ -1,0 +1,210 @@
+"""URL of a Valkey server that brokers share.
+
+A URL never contains a password, because command lines and process lists are public. It names the
+file, or the credential of the service manager, that contains it.
+
+    valkey://[USER@]HOST[:PORT][/DATABASE][?OPTION=VALUE&...]
+    valkeys://...                    the same with TLS
+    valkey:///PATH/OF/SOCKET         unix socket
+
+Options: `password_file`, `ca` (certificates of the CA that signed the server's; the system's
+CAs by default), `cert` and `key` (of this client), `insecure_plaintext=yes` (no TLS off loopback).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from verdictd_py.domain.addresses import Address
+from verdictd_py.errors import StorageError
+
+VALKEY: Final = ("valkey", "valkeys")
+POSTGRESQL: Final = ("postgresql", "postgres")
+
+CREDENTIAL: Final = "credential:"
+"""Beginning of a `password_file` that names a credential of the service manager (systemd)."""
+
+_PORT: Final = 6379
+_OPTIONS: Final = frozenset({"password_file", "ca", "cert", "key", "insecure_plaintext"})
+_MAX_PASSWORD_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUrl:
+    """Address of an engine, and how to authenticate to it.
+
+    Attributes:
+        scheme: one of `VALKEY`.
+        address: host and port, or unix socket.
+        user: name of the user; empty for the engine's default.
+        database: name or number of the database; empty for the engine's default.
+        password_file: file or credential that contains the password; empty without one.
+        ca, cert, key: PEM files for TLS; empty without them.
+        tls: whether the connection is encrypted and the server's certificate verified.
+    """
+
+    scheme: str
+    address: Address
+    user: str
+    database: str
+    password_file: str
+    ca: str
+    cert: str
+    key: str
+    tls: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse a URL.
+
+        Raises:
+            ValueError: it cannot be used; the message has the cause and the remedy, and repeats
+                nothing of a password.
+        """
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            raise ValueError("the URL is malformed: write SCHEME://HOST:PORT/DATABASE") from None
+        scheme = parts.scheme
+        if scheme not in VALKEY:
+            raise ValueError("the URL has an unknown scheme: write valkeys:// or postgresql://")
+        if parts.password is not None:
+            raise ValueError(
+                "a password in a URL is visible to other users: remove it, and add "
+                "?password_file=PATH"
+            )
+        options = _options(parts.query)
+        database = unquote(parts.path.removeprefix("/"))
+        unix = parts.path if not host and scheme == "valkey" else ""
+        if not host and not unix:
+            raise ValueError("the URL has no host: write SCHEME://HOST:PORT/DATABASE")
+        if not unix and database and not _is_number(database):
+            raise ValueError("the URL names no database: write a number, such as /0")
+        address = Address(unix=unix) if unix else Address(host, port or _PORT)
+        return cls(
+            scheme=scheme,
+            address=address,
+            user=unquote(parts.username or ""),
+            database="" if unix else database,
+            password_file=options.get("password_file", ""),
+            ca=options.get("ca", ""),
+            cert=options.get("cert", ""),
+            key=options.get("key", ""),
+            tls=_tls(scheme, address, options),
+        )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the URL names, except credentials of the service manager."""
+        names = (self.password_file, self.ca, self.cert, self.key)
+        return tuple(Path(name) for name in names if name and not name.startswith(CREDENTIAL))
+
+    def password(self) -> str | None:
+        """Read the password; return None without one. The text of the file ends at its newline.
+
+        Raises:
+            StorageError: the file cannot be read; the message has the cause and the remedy.
+        """
+        if not self.password_file:
+            return None
+        path = _path(self.password_file, os.environ)
+        try:
+            with path.open("rb") as file:
+                content = file.read(_MAX_PASSWORD_BYTES + 1)
+            password = content.decode().rstrip("\r\n")
+        except OSError as error:
+            raise StorageError(
+                f"cannot read the password file {path}: {error.strerror}; correct password_file, "
+                "or its rights"
+            ) from error
+        except UnicodeDecodeError:
+            raise StorageError(f"the password file {path} is not UTF-8; write text") from None
+        if not password or len(content) > _MAX_PASSWORD_BYTES:
+            raise StorageError(
+                f"the password file {path} is empty or larger than {_MAX_PASSWORD_BYTES} bytes; "
+                "write the password into it"
+            )
+        return password
+
+    def __str__(self) -> str:
+        """Return the address for messages: without user, files and options."""
+        place = f"//{self.address}" if not self.address.unix else f"//{self.address.unix}"
+        return f"{self.scheme}:{place}{'/' if self.database else ''}{self.database}"
+
+
+def is_engine_url(text: str) -> bool:
+    """Return whether a setting is a URL of an engine, valid or not, rather than a path."""
+    return "://" in text
+
+
+def is_database(text: str) -> bool:
+    """Return whether a URL names a PostgreSQL database; its own reader verifies it."""
+    return text.partition("://")[0] in POSTGRESQL
+
+
+def _options(query: str) -> dict[str, str]:
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) != len(pairs):
+        raise ValueError("the URL has an option twice: write each once")
+    for name in options:
+        if name == "password":
+            raise ValueError(
+                "a password in a URL is visible to other users: remove it, and add "
+                "password_file=PATH"
+            )
+        if name not in _OPTIONS:
+            raise ValueError(
+                f"the URL has the unknown option {name[:40]!r}: the options are "
+                f"{', '.join(sorted(_OPTIONS))}"
+            )
+    if ("cert" in options) != ("key" in options):
+        raise ValueError("the options cert and key of the URL go together: write both, or neither")
+    if options.get("insecure_plaintext", "yes") != "yes":
+        raise ValueError("write insecure_plaintext=yes, or remove it")
+    return options
+
+
+def _tls(scheme: str, address: Address, options: Mapping[str, str]) -> bool:
+    """Decide about TLS.
+
+    Raises:
+        ValueError: the connection would leave this host without TLS, or options contradict.
+    """
+    plaintext = "insecure_plaintext" in options
+    if scheme == "valkeys" and plaintext:
+        raise ValueError("valkeys:// and insecure_plaintext contradict each other; remove one")
+    if scheme == "valkeys":
+        return True
+    if not address.local and not plaintext:
+        raise ValueError(
+            "valkey:// sends the password and the sessions without TLS: write valkeys://, or add "
+            "insecure_plaintext=yes for a network that only the brokers can reach"
+        )
+    if {"ca", "cert"} & set(options):
+        raise ValueError(
+            "valkey:// uses no TLS, so ca, cert and key have no effect: use valkeys://"
+        )
+    return False
+
+
+def _path(name: str, environment: Mapping[str, str]) -> Path:
+    if not name.startswith(CREDENTIAL):
+        return Path(name)
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise StorageError(
+            f"there is no {name}: CREDENTIALS_DIRECTORY is not set; add LoadCredential= to the "
+            "unit, or name a file"
+        )
+    return Path(directory) / Path(name.removeprefix(CREDENTIAL)).name
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5

@@ -1,0 +1,83 @@
+"""Following of audit files while a broker writes, rotates and removes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from verdictd_py.events.reading import UNREADABLE, AuditRecord, read_line
+from verdictd_py.events.scan import COMPRESSED
+
+
+@dataclass(slots=True)
+class _Position:
+    """Where a file was read to.
+
+    Attributes:
+        file: its device and inode, None before it was opened: another file may get its name.
+        offset: bytes that were read.
+        number: number of lines before the offset.
+        seen: records with a smaller number were returned already.
+    """
+
+    file: tuple[int, int] | None = None
+    offset: int = 0
+    number: int = 0
+    seen: int = 0
+
+
+class Follower:
+    """Reads the records that are added to files, and those of new files.
+
+    Args:
+        files: lists the files; compressed ones are ignored, because nothing is added to them.
+    """
+
+    def __init__(self, files: Callable[[], Sequence[Path]]) -> None:
+        self._files = files
+        self._positions: dict[Path, _Position] = {}
+
+    def before(self, records: Iterable[AuditRecord]) -> Iterator[AuditRecord]:
+        """Pass on the records of all files; `new` returns none of them again."""
+        seen: dict[str, int] = {}
+        for record in records:
+            if record.event != UNREADABLE:  # a line that is written at this moment
+                seen[record.file] = record.number + 1
+            yield record
+        for path in self._files():
+            if path.name in seen:
+                self._positions[path] = _Position(seen=seen[path.name])
+
+    def new(self) -> Iterator[AuditRecord]:
+        """Yield what was added since the last call, file by file.
+
+        A file that was removed meanwhile is forgotten.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        paths = [path for path in self._files() if path.suffix != COMPRESSED]
+        self._positions = {path: self._positions.get(path, _Position()) for path in paths}
+        for path, position in self._positions.items():
+            try:
+                yield from _added(path, position)
+            except FileNotFoundError:
+                continue
+
+
+def _added(path: Path, position: _Position) -> Iterator[AuditRecord]:
+    with path.open("rb") as stream:
+        status = os.fstat(stream.fileno())
+        file = (status.st_dev, status.st_ino)
+        if position.file not in (None, file) or status.st_size < position.offset:
+            position.offset = position.number = position.seen = 0
+        position.file = file
+        stream.seek(position.offset)
+        while (line := stream.readline()).endswith(b"\n"):
+            number = position.number
+            position.offset += len(line)
+            position.number += 1
+            if number >= position.seen:
+                yield read_line(path.name, number, line)

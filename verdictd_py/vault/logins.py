@@ -1,0 +1,85 @@
+"""Logins of Vault: a token in a file, AppRole, and Kubernetes.
+
+Secrets are read from their files at each login, so that a rotated file needs no restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import StorageError
+
+_MAX_FILE_BYTES: Final = 16 * 1024
+"""Size limit of a token, a secret id or a JWT: Kubernetes' have about 1 KiB."""
+
+
+LoginRequest = tuple[str, Mapping[str, str]]
+"""Path and body of the request that logs in."""
+
+
+class Login(Protocol):
+    """How a client gets a token."""
+
+    def begin(self) -> SecretBytes | LoginRequest:
+        """Return the token, or the request whose answer has it.
+
+        Raises:
+            StorageError: a file cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """A token that another program made, such as the agent of Vault."""
+
+    file: Path
+
+    def begin(self) -> SecretBytes:
+        return SecretBytes(_read(self.file, "token").encode())
+
+
+@dataclass(frozen=True, slots=True)
+class AppRole:
+    """AppRole: the role's id, and the file of a secret id."""
+
+    role_id: str
+    secret_id: Path
+    mount: str
+
+    def begin(self) -> LoginRequest:
+        secret_id = _read(self.secret_id, "secret id")
+        return f"auth/{self.mount}/login", {"role_id": self.role_id, "secret_id": secret_id}
+
+
+@dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """Kubernetes: a role, and the JWT of the pod's service account, which the kubelet renews."""
+
+    role: str
+    jwt: Path
+    mount: str
+
+    def begin(self) -> LoginRequest:
+        return f"auth/{self.mount}/login", {"role": self.role, "jwt": _read(self.jwt, "JWT")}
+
+
+def _read(file: Path, what: str) -> str:
+    """Read a file of one line.
+
+    Raises:
+        StorageError: it cannot be read, or has other characters than an HTTP header may have.
+    """
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_FILE_BYTES + 1).decode("latin-1").strip()
+    except OSError as error:
+        raise StorageError(f"cannot read the {what} for Vault: {error.strerror}: {file}") from None
+    printable = text.isascii() and text.isprintable() and " " not in text
+    if not text or not printable or len(text) > _MAX_FILE_BYTES:
+        raise StorageError(f"{file} is not one line with a {what} for Vault")
+    return text
