@@ -26,6 +26,7 @@ ALLOWED = {
     ("listeners/kbs/connections.py", "Acceptor._take"): "one client; awaited by drain()",
     ("policy/sets.py", "DocumentsWithSets._combine"): "one combination; awaited by its callers",
     ("tees/intel/collateral/pcs.py", "_concurrently"): "four answers; awaited by their group",
+    ("vault/client.py", "VaultClient._adopt"): "the renewal of a token; cancelled by close()",
     ("tees/intel/collateral/flights.py", "SingleFlight.start"): "one value; awaited by its callers",
 }
 

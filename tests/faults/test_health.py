@@ -312,7 +312,7 @@ async def test_a_broker_that_stops_is_not_ready(broker: RunningBroker) -> None:
 async def test_collateral_that_expired_for_a_platform_that_was_seen(
     broker: RunningBroker,
 ) -> None:
-    cache = broker.daemon._parts.closing[0].__self__._cache  # type: ignore[attr-defined]  # bound
+    cache = broker.daemon._parts.closing[0].__self__.collateral._cache  # type: ignore[attr-defined]  # bound
     request = CollateralRequest("tdx", "50806f000000", "platform")
     collateral, day = broker.platform.collateral(broker.now), timedelta(days=1)
     cache._cache(request, collateral, Validity(broker.now - day, broker.now + day, 1))

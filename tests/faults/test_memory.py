@@ -34,7 +34,7 @@ async def test_expired_sessions_are_released_although_no_guest_follows(
     """The check of the sessions, which the broker repeats, releases them."""
     check = broker.daemon._parts.health._checks["sessions"]
     assert isinstance(check, partial)
-    store: MemorySessionStore = check.args[0]
+    store: MemorySessionStore = check.args[0].store
     begin, end = broker.now - timedelta(minutes=6), broker.now - timedelta(minutes=1)
     await store.add_challenge("1", "challenge", now=begin, expires=end)
     await store.add_token("2", "token", now=begin, expires=end)

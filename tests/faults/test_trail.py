@@ -129,7 +129,7 @@ async def test_nothing_is_released_without_a_directory_for_the_trail(
 async def test_a_removed_trail_is_noticed_before_the_next_release(broker: RunningBroker) -> None:
     """Nobody could read a record in a file without a name."""
     async with broker.guest() as guest:
-        await guest.version()
+        await guest.keks([KID])
         (first,) = files(broker.data / "audit")
         first.unlink()
         assert (await guest.keks([KID]))[KID].reveal() == KEY
@@ -284,7 +284,7 @@ async def test_the_events_that_are_not_recorded_are_counted_each_minute_and_at_s
 ) -> None:
     directory, away = broker.data / "audit", broker.data / "away"
     async with broker.guest() as guest:
-        await guest.version()
+        await guest.keks([KID])
         for expected in (2, 1):
             directory.rename(away)
             for _ in range(expected):
