@@ -104,7 +104,7 @@ def reference(values: object, **more: Any) -> dict[str, Any]:
 
 def stored(broker: RunningBroker) -> dict[str, bytes]:
     """Return all files that administration could change."""
-    own = {"audit", "history", DAEMONS_FILE}
+    own = {"audit", "history", "revisions", DAEMONS_FILE}
     return {
         str(path.relative_to(broker.data)): path.read_bytes()
         for path in broker.data.rglob("*")

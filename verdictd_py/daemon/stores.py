@@ -33,14 +33,22 @@ class Stores:
 
     @classmethod
     def on(
-        cls, directory: Directory, tees: Tees, events: Events, objects: Objects | None = None
+        cls,
+        directory: Directory,
+        tees: Tees,
+        events: Events,
+        objects: Objects | None = None,
+        *,
+        read_only: bool = False,
     ) -> Stores:
         """Return the stores on a data directory.
 
         Args:
             objects: reads and writes keys and resources; None for plain files.
+            read_only: do not number changes of documents, which writes into the directory.
         """
-        digests = DigestLog(events, DocumentRevisions(directory, events).note)
+        number = None if read_only else DocumentRevisions(directory, events).note
+        digests = DigestLog(events, number)
         return cls(
             DirectoryKeyStore(directory, objects),
             DirectoryResourceStore(directory, events=events, digests=digests, objects=objects),

@@ -270,6 +270,8 @@ async def _policies(  # what the use cases are built from
         sealing = Sealing.of(settings, opened, collected)
     except ConfigError:
         sealing = None  # `seal` reports it
+    objects = None if sealing is None else sealing.objects
+    stores = Stores.on(opened, tees, collected, objects, read_only=True)
     try:
         cases = use_cases(
             settings,
@@ -280,7 +282,7 @@ async def _policies(  # what the use cases are built from
             root_ca_der=root_ca,
             clock=lambda: now,
             events=collected,
-            stores=None if sealing is None else Stores.on(opened, tees, collected, sealing.objects),
+            stores=stores,
         )
     except ConfigError as error:
         return [Finding("policies", "", Result.FAILURE, str(error))]
