@@ -99,6 +99,7 @@ async def test_what_the_broker_writes_requests_nothing(files: Settings, tmp_path
     async with watching(files) as (requests, comparisons):
         (tmp_path / "sessions").write_text("SQLite")
         (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "index").write_text("new")
         await compared(comparisons, 4)
         assert requests == []
 
