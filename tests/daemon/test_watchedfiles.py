@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clock import elapse_until
+from tests.support.clock import elapse, until
 from tests.support.kubernetes import Volume
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.watchedfiles import PERIOD_SECONDS, WatchedFiles
@@ -32,7 +32,7 @@ async def watching(settings: Settings) -> AsyncIterator[tuple[list[float], list[
 
     watched.state = counted  # type: ignore[method-assign]
     task = asyncio.create_task(watched.watch(lambda: requests.append(loop.time())))
-    await elapse_until(lambda: comparisons)
+    await until(lambda: comparisons)
     yield requests, comparisons
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -40,11 +40,13 @@ async def watching(settings: Settings) -> AsyncIterator[tuple[list[float], list[
 
 
 async def compared(comparisons: list[int], times: int) -> None:
-    """Let so many more comparisons happen."""
-    wanted = len(comparisons) + times
-    await elapse_until(lambda: len(comparisons) >= wanted, step=PERIOD_SECONDS)
-    for _ in range(10):
-        await asyncio.sleep(0)
+    """Let exactly so many more comparisons happen."""
+    for _ in range(times):
+        before = len(comparisons)
+        await elapse(PERIOD_SECONDS)
+        await until(lambda before=before: len(comparisons) > before)  # type: ignore[misc]
+        for _ in range(10):
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -99,6 +101,7 @@ async def test_what_the_broker_writes_requests_nothing(files: Settings, tmp_path
     async with watching(files) as (requests, comparisons):
         (tmp_path / "sessions").write_text("SQLite")
         (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "index").write_text("new")
         await compared(comparisons, 4)
         assert requests == []
 

@@ -164,6 +164,22 @@ def test_a_private_group_may_write(
             prepare(data, PROVING)
 
 
+@root_only
+def test_a_directory_that_is_no_volume_is_not_given_to_the_group(tmp_path: Path) -> None:
+    """Other users of the host may be in the group, unknown to this process."""
+    tmp_path.chmod(0o775)
+    assert problem_of_path(tmp_path) is None  # the private group of root
+    os.chown(tmp_path, 0, 54_321)
+    groups = os.getgroups()
+    os.setgroups([54_321])
+    try:
+        problem = problem_of_path(tmp_path)
+    finally:
+        os.setgroups(groups)
+    assert problem is not None
+    assert problem.where == str(tmp_path)
+
+
 _IN_VOLUME = """
 set -e
 mount -t tmpfs -o "mode=2775,gid=$2" none "$1"
