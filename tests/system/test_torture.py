@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-SCENARIOS = ("floods", "kills", "shared", "faults", "clocks", "memory")
+SCENARIOS = ("floods", "kills", "shared", "brokers", "faults", "clocks", "memory")
 
 
 def torture(*words: str) -> subprocess.CompletedProcess[str]:
