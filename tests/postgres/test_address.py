@@ -26,6 +26,17 @@ def test_a_mode_that_does_not_verify_needs_an_unsafe_option(mode: str) -> None:
     assert Address.parse(url, unsafe_tls=True).parameters["sslmode"] == mode
 
 
+def test_a_unix_socket_does_not_lead_to_another_host_without_tls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    socket = "postgresql:///site?host=/run/postgresql"
+    with pytest.raises(ConfigError, match="without TLS"):
+        Address.parse(f"{socket}&hostaddr=192.0.2.1")
+    monkeypatch.setenv("PGHOSTADDR", "192.0.2.1")
+    with pytest.raises(ConfigError, match="without TLS"):
+        Address.parse(socket)
+
+
 def test_a_unix_socket_needs_no_tls() -> None:
     parameters = Address.parse("postgresql:///site?host=/run/postgresql").parameters
     assert parameters["sslmode"] == "disable"

@@ -7,6 +7,7 @@ operator has chosen an option that says unsafe in its name.
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,11 @@ class Address:
             raise ConfigError(
                 "--store names no server: write postgresql://USER@HOST/DATABASE, or "
                 "postgresql:///DATABASE?host=/run/postgresql for a unix socket"
+            )
+        if local and (given.get("hostaddr") or os.environ.get("PGHOSTADDR")):
+            raise ConfigError(
+                "--store names a unix socket and an address (hostaddr, PGHOSTADDR), to which libpq "
+                "would connect without TLS; remove one of them"
             )
         parameters = {
             "connect_timeout": str(_CONNECT_SECONDS),
