@@ -265,6 +265,10 @@ async def test_one_id_from_the_connection_to_the_guest(broker: RunningBroker) ->
     assert appraisal in str(refused.value)
     requests = [e for e in broker.events.events if e.spec.name == "request.answered"]
     assert {e.correlation.id for e in requests} == {connection}
+    accept = "application/openmetrics-text; version=1.0.0"
+    metrics = (await get(broker, "/metrics", Accept=accept)).text
+    assert f'# {{appraisal="{appraisal}"}}' in metrics
+    assert f'# {{connection="{connection}"}}' in metrics
     await broker.daemon.stop()
     trail = "".join(path.read_text() for path in (broker.data / "audit").iterdir())
     assert f'"connection":"{connection}"' in trail
