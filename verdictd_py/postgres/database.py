@@ -6,9 +6,12 @@ the cause in `Database.problem`, which readiness reports.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, LiteralString, Self
 
 import psycopg
@@ -30,6 +33,10 @@ AGAIN_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 2.0
 """Time for which the pool tries to connect again by itself, with growing pauses. Later, each
 transaction makes it try again."""
+
+ANSWER_SECONDS: Final = 15.0
+"""Time limit of a transaction, longer than the server's own limit of a statement. It is for a
+server that has stopped, or that cannot be reached any more: it refuses nothing and ends nothing."""
 
 _MAX_WAITING: Final = 256
 _MAX_TEXT: Final = 200
@@ -114,7 +121,7 @@ class Database:
         with self._translated():
             pool = await self._opened()
             seconds = AGAIN_SECONDS if self.problem else WAIT_SECONDS
-            async with pool.connection(seconds) as connection:
+            async with pool.connection(seconds) as connection, _bounded(connection):
                 cursor = await connection.execute(statement, values)
                 row = None if cursor.description is None else await cursor.fetchone()
         self.problem = ""
@@ -157,7 +164,7 @@ class Database:
         with self._translated():
             pool = await self._opened()
             seconds = AGAIN_SECONDS if self.problem else WAIT_SECONDS
-            async with pool.connection(seconds) as connection:
+            async with pool.connection(seconds) as connection, _bounded(connection):
                 await connection.execute(f"BEGIN ISOLATION LEVEL {isolation}")
                 try:
                     yield connection
@@ -193,7 +200,7 @@ class Database:
                 timeout=WAIT_SECONDS,
                 max_waiting=_MAX_WAITING,
                 reconnect_timeout=RETRY_SECONDS,
-                check=AsyncConnectionPool.check_connection,
+                check=_check,
                 name="store",
             )
             await pool.open()
@@ -259,6 +266,31 @@ class _Connection(AsyncConnection[Row]):
             raise
         cls.problems.pop(cls._address.text, None)
         return connection
+
+
+@asynccontextmanager
+async def _bounded(connection: Connection) -> AsyncIterator[None]:
+    """Disconnect a connection on which work takes longer than `ANSWER_SECONDS`.
+
+    The work then fails as if the server had disconnected, so that a commit ends as `CommitUnknown`.
+    To cancel the work would send a request to the server, and wait for its answer.
+    """
+    timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, _disconnect, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _disconnect(connection: Connection) -> None:
+    if not connection.closed:
+        with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as shared:
+            shared.shutdown(socket.SHUT_RDWR)
+
+
+async def _check(connection: Connection) -> None:
+    async with _bounded(connection):
+        await AsyncConnectionPool.check_connection(connection)
 
 
 def described(error: psycopg.Error) -> str:
