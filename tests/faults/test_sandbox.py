@@ -233,7 +233,7 @@ class TestUnit:
 
 def test_the_unit_has_options_and_limits_that_the_daemon_knows() -> None:
     text = UNIT.read_text()
-    assert "MemoryDenyWriteExecute=yes " in text  # in the comment
+    assert "#   MemoryDenyWriteExecute=  " in text  # why it is off
     assert "\nMemoryDenyWriteExecute=" not in text
     assert "\nTimeoutStopSec=10\n" in text
     assert "AF_NETLINK" in text
