@@ -317,18 +317,19 @@ def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
     Raises:
         OSError, sqlite3.Error: it cannot be opened.
     """
+    # SQLite does not wait for another process that sets the journal's mode at the same time.
     with _exclusively(path):
         _create(path)
-    connection = sqlite3.connect(
-        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
-    )
-    try:
-        connection.execute("PRAGMA schema_version")  # fails if the file is not a database
-        path.chmod(0o600)  # its journals get the same mode
-        connection.executescript(_SCHEMA)
-    except BaseException:
-        connection.close()
-        raise
+        connection = sqlite3.connect(
+            path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA schema_version")  # fails if the file is not a database
+            path.chmod(0o600)  # its journals get the same mode
+            connection.executescript(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
     return connection
 
 
