@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from verdictd_py.domain.addresses import Address
 from verdictd_py.errors import StorageError
+from verdictd_py.secretfiles import read_password_file
 
 VALKEY: Final = ("valkey", "valkeys")
 POSTGRESQL: Final = ("postgresql", "postgres")
@@ -31,7 +32,6 @@ CREDENTIAL: Final = "credential:"
 
 _PORT: Final = 6379
 _OPTIONS: Final = frozenset({"password_file", "ca", "cert", "key", "insecure_plaintext"})
-_MAX_PASSWORD_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,31 +106,14 @@ class EngineUrl:
         return tuple(Path(name) for name in names if name and not name.startswith(CREDENTIAL))
 
     def password(self) -> str | None:
-        """Read the password; return None without one. The text of the file ends at its newline.
+        """Read the password; return None without one. The caller is in a thread.
 
         Raises:
-            StorageError: the file cannot be read; the message has the cause and the remedy.
+            StorageError: it cannot be used; the message has the cause and the remedy.
         """
         if not self.password_file:
             return None
-        path = _path(self.password_file, os.environ)
-        try:
-            with path.open("rb") as file:
-                content = file.read(_MAX_PASSWORD_BYTES + 1)
-            password = content.decode().rstrip("\r\n")
-        except OSError as error:
-            raise StorageError(
-                f"cannot read the password file {path}: {error.strerror}; correct password_file, "
-                "or its rights"
-            ) from error
-        except UnicodeDecodeError:
-            raise StorageError(f"the password file {path} is not UTF-8; write text") from None
-        if not password or len(content) > _MAX_PASSWORD_BYTES:
-            raise StorageError(
-                f"the password file {path} is empty or larger than {_MAX_PASSWORD_BYTES} bytes; "
-                "write the password into it"
-            )
-        return password
+        return read_password_file(_path(self.password_file, os.environ))
 
     def __str__(self) -> str:
         """Return the address for messages: without user, files and options."""

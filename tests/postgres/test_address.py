@@ -9,6 +9,7 @@ import pytest
 from verdictd_py.config import Settings
 from verdictd_py.errors import ConfigError
 from verdictd_py.postgres.address import Address
+from verdictd_py.secretfiles import SecretFileUnusable
 
 
 def test_the_server_is_verified_by_default() -> None:
@@ -78,8 +79,8 @@ def test_the_password_is_read_from_a_file_that_only_some_users_can_read(tmp_path
     assert address.password() == "hunter2"
     assert "hunter2" not in repr(address)
     file.chmod(0o644)
-    with pytest.raises(ConfigError, match="chmod o="):
+    with pytest.raises(SecretFileUnusable, match="chmod g-w,o="):
         address.password()
     file.unlink()
-    with pytest.raises(ConfigError, match="cannot read the password"):
+    with pytest.raises(SecretFileUnusable, match="cannot read the password"):
         address.password()

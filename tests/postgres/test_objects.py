@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -18,6 +19,7 @@ from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, StorageError
 from verdictd_py.ports import ABSENT, ANY
 from verdictd_py.ports.sealing import SealedName, SealUnavailable
+from verdictd_py.postgres.address import Address
 from verdictd_py.postgres.database import Database, DatabaseUnavailable
 from verdictd_py.postgres.objects import ABSENT_SECONDS, BOUND_SECONDS, Objects, Write
 from verdictd_py.postgres.stores import PostgresKeyStore
@@ -242,11 +244,29 @@ async def test_a_password_file_that_other_users_can_read_is_refused(
         objects = Objects(Database(database.address()), postgres.sealer_of())
         with pytest.raises(StorageError):
             await objects.confirm()
-        assert "every user may read" in objects.database.problem
+        assert "other users may use the password" in objects.database.problem
         await objects.close()
     finally:
         database.password_file.chmod(0o600)
     assert key_file().stat().st_mode & 0o077 == 0
+
+
+async def test_the_password_is_read_outside_the_event_loop(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that does not answer must not stop guests."""
+    threads, read = [], Address.password
+
+    def recorded(address: Address) -> str | None:
+        threads.append(threading.current_thread())
+        return read(address)
+
+    monkeypatch.setattr(Address, "password", recorded)
+    objects = Objects(Database(database.address()), postgres.sealer_of())
+    await objects.confirm()
+    await objects.close()
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 async def test_many_objects_are_written_as_one_change(brokers: tuple[Objects, Objects]) -> None:

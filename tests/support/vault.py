@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.support.clock import elapse
 from tests.support.engines import OpenBaoAddress
+from tests.support.secretfiles import write_secret
 
 
 class Engine:
@@ -72,9 +73,7 @@ class Engine:
 
     def file(self, name: str, text: str) -> Path:
         """Write a file of this test."""
-        path = self._directory / name
-        path.write_text(text)
-        return path
+        return write_secret(self._directory / name, text)
 
     def app_role(self, policy: str, **settings: object) -> tuple[str, Path]:
         """Create an AppRole; return its role id, and a file with a secret id."""

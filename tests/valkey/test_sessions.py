@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import trustme
 
 from tests.conformance.sessions import END, NOW, name
 from tests.support.clock import elapse_until
+from tests.support.secretfiles import write_secret
 from tests.support.valkey import ValkeyServer, needs_valkey, running_valkey
 from verdictd_py.engineurls import EngineUrl
 from verdictd_py.errors import ConfigError, StorageError
@@ -163,8 +165,7 @@ async def test_a_server_that_does_not_answer_is_reported_in_time() -> None:
 
 
 async def test_a_password_is_read_again_for_each_connection(tmp_path: Path) -> None:
-    file = tmp_path / "password"
-    file.write_text("wrong\n")
+    file = write_secret(tmp_path / "password", "wrong\n")
     with running_valkey(tmp_path / "valkey", "--requirepass", PASSWORD) as server:
         async with opened(f"{server.url}?password_file={file}") as store:
             with pytest.raises(StorageError, match=r"(?i)password|AUTH") as raised:
@@ -175,8 +176,29 @@ async def test_a_password_is_read_again_for_each_connection(tmp_path: Path) -> N
             assert PASSWORD not in repr(store._client) + repr(store)
             file.unlink()
             server_restarted(server)
-            with pytest.raises(StorageError, match="password file"):
+            with pytest.raises(StorageError, match="cannot read the password"):
                 await store.token(name(1), now=NOW)
+            write_secret(file, PASSWORD)
+            assert await store.token(name(1), now=NOW) is None
+
+
+async def test_a_password_is_read_outside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that does not answer must not stop other guests."""
+    threads, read = [], EngineUrl.password
+
+    def recorded(url: EngineUrl) -> str | None:
+        threads.append(threading.current_thread())
+        return read(url)
+
+    monkeypatch.setattr(EngineUrl, "password", recorded)
+    file = write_secret(tmp_path / "password", PASSWORD)
+    with running_valkey(tmp_path / "valkey", "--requirepass", PASSWORD) as server:
+        async with opened(f"{server.url}?password_file={file}") as store:
+            assert await store.token(name(1), now=NOW) is None
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 def server_restarted(server: ValkeyServer) -> None:
@@ -257,7 +279,7 @@ async def test_the_documented_rights_of_a_user_are_enough(
     server: ValkeyServer, tmp_path: Path
 ) -> None:
     server.command("ACL", "SETUSER", "kbs", "on", f">{PASSWORD}", *USER_RIGHTS)
-    (tmp_path / "password").write_text(PASSWORD)
+    write_secret(tmp_path / "password", PASSWORD)
     url = f"valkey://kbs@127.0.0.1:{server.port}/1?password_file={tmp_path}/password"
     async with opened(url) as store:
         await store.add_challenge(name(1), "c", now=NOW, expires=END)

@@ -16,9 +16,11 @@ from typing import Final
 import pytest
 
 from tests.support.clock import elapse, elapse_until, until
+from tests.support.secretfiles import write_secret
 from tests.support.vault import Engine, answer, answering, serving
 from tools.engines.certificates import Certificates
 from tools.engines.openbao import OpenBao
+from verdictd_py.errors import StorageError
 from verdictd_py.vault.client import MAX_ANSWER_BYTES, VaultClient, VaultUnavailable
 from verdictd_py.vault.location import Location
 
@@ -32,8 +34,7 @@ def client_of(engine: Engine, login: str = "") -> VaultClient:
 
 
 def client_at(origin: str, tmp_path: Path) -> VaultClient:
-    file = tmp_path / "token"
-    file.write_text(SECRET)
+    file = write_secret(tmp_path / "token", SECRET)
     return VaultClient(Location.parse(f"{origin}/secret?token-file={file}&timeout=10", "--seal"))
 
 
@@ -208,8 +209,7 @@ async def test_a_server_that_answers_byte_by_byte_is_an_outage(tmp_path: Path) -
 
 
 async def test_a_login_without_a_token_is_an_outage(tmp_path: Path) -> None:
-    file = tmp_path / "secret-id"
-    file.write_text(SECRET)
+    file = write_secret(tmp_path / "secret-id", SECRET)
     for auth in (None, {}, {"client_token": 7}, {"client_token": "a\r\nb"}):
         async with answering(answer({"auth": auth})) as origin:
             text = f"{origin}/secret?role-id=r&secret-id-file={file}"
@@ -224,7 +224,18 @@ async def test_a_file_without_a_token_is_reported(content: str, tmp_path: Path) 
     async with answering(answer(LOOKUP)) as origin:
         client = client_at(origin, tmp_path)
         (tmp_path / "token").write_text(content)
-        with pytest.raises(Exception, match="not one line with a token"):
+        with pytest.raises(Exception, match=r"(not one line with|has no) (a )?token"):
+            await client.request("GET", "secret/data/x")
+        await client.close()
+
+
+@pytest.mark.parametrize("login", ["token-file=", "role-id=r&secret-id-file="])
+async def test_a_login_that_other_users_may_read_is_not_used(login: str, tmp_path: Path) -> None:
+    file = write_secret(tmp_path / "secret", SECRET)
+    file.chmod(0o644)
+    async with answering(answer(LOOKUP)) as origin:
+        client = VaultClient(Location.parse(f"{origin}/secret?{login}{file}", "--seal"))
+        with pytest.raises(StorageError, match="chmod g-w,o="):
             await client.request("GET", "secret/data/x")
         await client.close()
 
@@ -287,6 +298,7 @@ async def test_kubernetes_logs_in_with_the_jwt_of_the_pod(engine: Engine, tmp_pa
         }
         await asyncio.to_thread(engine.call, "POST", f"auth/{mount}/role/broker", role)
         file = engine.file("jwt", jwt)
+        file.chmod(0o644)  # as the kubelet
         client = client_of(engine, f"kubernetes-role=broker&jwt-file={file}&auth-mount={mount}")
         assert (await client.request("GET", "secret/data/mine")).status == 404
         await client.close()

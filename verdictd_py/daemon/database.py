@@ -239,7 +239,10 @@ def open_database(settings: Settings, unsafe: Unsafe, url: str | None = None) ->
         password_file=settings.store_password_file,
         unsafe_tls=unsafe.unsafe_store_tls,
     )
-    address.password()
+    try:
+        address.password()
+    except StorageError as error:
+        raise ConfigError(f"--store-password-file: {error}") from None
     return Database(address)
 
 

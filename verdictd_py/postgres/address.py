@@ -8,7 +8,6 @@ operator has chosen an option that says unsafe in its name.
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -17,6 +16,7 @@ from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict
 
 from verdictd_py.errors import ConfigError
+from verdictd_py.secretfiles import read_password_file
 
 UNSAFE_OPTION: Final = "--unsafe-store-tls"
 
@@ -34,7 +34,6 @@ _SYSTEM_ROOTS: Final = 160_000
 _CONNECT_SECONDS: Final = 5
 _STATEMENT_MS: Final = 10_000
 _LOCK_MS: Final = 5_000
-_MAX_PASSWORD_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,30 +95,12 @@ class Address:
         return cls(parameters, f"{text}/{given.get('dbname', '')}", password_file)
 
     def password(self) -> str | None:
-        """Read the password; None without a file. It is read for each connection.
+        """Read the password; return None without a file. The caller is in a thread.
 
         Raises:
-            ConfigError: the file cannot be read, or every user can read it.
+            SecretFileUnusable: it cannot be used; the message has the cause and the remedy.
         """
-        if self.password_file is None:
-            return None
-        try:
-            with self.password_file.open("rb") as stream:
-                mode = self.password_file.stat().st_mode
-                content = stream.read(_MAX_PASSWORD_BYTES)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read the password of --store-password-file: {error.strerror}; check it"
-            ) from None
-        if mode & stat.S_IRWXO:
-            raise ConfigError(
-                "every user may read or change the file of --store-password-file; run 'chmod o= "
-                f"{self.password_file}'"
-            )
-        try:
-            return content.decode().rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise ConfigError("the file of --store-password-file is not UTF-8 text") from None
+        return None if self.password_file is None else read_password_file(self.password_file)
 
 
 def _parameters(url: str) -> dict[str, str]:

@@ -18,8 +18,9 @@ import psycopg
 from psycopg import AsyncConnection, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
-from verdictd_py.errors import ConfigError, StorageError
+from verdictd_py.errors import StorageError
 from verdictd_py.postgres.address import Address
+from verdictd_py.secretfiles import SecretFileUnusable
 
 CONNECTIONS: Final = 4
 """Maximum number of connections of a process, next to the one that receives notifications."""
@@ -218,7 +219,7 @@ class Database:
             cause = _Connection.problems.get(self.address.text, "")
             self.problem = cause or f"{self.address.text} gives no connection"
             raise DatabaseUnavailable("the database does not answer; try again later") from None
-        except ConfigError as error:
+        except SecretFileUnusable as error:
             self.problem = str(error)
             raise DatabaseUnavailable("the database cannot be used; see readiness") from None
         except _UNUSABLE as error:
@@ -254,11 +255,11 @@ class _Connection(AsyncConnection[Row]):
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # noqa: ANN401  # libpq's
         try:
-            password = cls._address.password()
+            password = await asyncio.to_thread(cls._address.password)
             if password is not None:
                 kwargs["password"] = password
             connection = await super().connect(conninfo, **kwargs)
-        except ConfigError as error:
+        except SecretFileUnusable as error:
             cls.problems[cls._address.text] = str(error)
             raise
         except psycopg.Error as error:

@@ -18,7 +18,6 @@ import hashlib
 import hmac
 import os
 import secrets
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
 from verdictd_py.ports.sealing import DATA_KEY_BYTES, SealBroken, SealUnavailable
+from verdictd_py.secretfiles import SecretFileUnusable, read_secret_file
 
 KEY_BYTES: Final = 32
 MAX_VERSIONS: Final = 1000
@@ -161,16 +161,12 @@ def read_key(path: Path) -> SecretBytes:
     """Read a key file.
 
     Raises:
-        OSError: it cannot be read.
-        SealUnavailable: it has no key, or other users may read or change it.
+        SealUnavailable: it cannot be used (see `read_secret_file`), or has no key.
     """
-    with path.open("rb") as stream:
-        found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o037:
-            raise SealUnavailable(
-                f"the key file {path} is not a file of this user only; run 'chmod 400 {path}'"
-            )
-        content = stream.read(_MAX_FILE_BYTES + 1)
+    try:
+        content = read_secret_file(path, "key", max_bytes=_MAX_FILE_BYTES).reveal()
+    except SecretFileUnusable as error:
+        raise SealUnavailable(str(error)) from None
     if len(content) == KEY_BYTES:
         return SecretBytes(content)
     try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
 from verdictd_py.formats.pkcs11uri import Pkcs11Uri
 from verdictd_py.ports.sealing import DATA_KEY_BYTES, SealBroken, SealUnavailable
+from verdictd_py.secretfiles import SecretFileUnusable, read_secret_file
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -272,7 +272,7 @@ def read_pin(source: str) -> SecretBytes:
     """Read a PIN from a file, `file:/path`, `/path`, or `credential:NAME` of systemd.
 
     Raises:
-        SealUnavailable: it cannot be read, or other users may read or change it.
+        SealUnavailable: it cannot be used (see `read_secret_file`), or is not ASCII.
     """
     if source.startswith("credential:"):
         directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
@@ -280,15 +280,10 @@ def read_pin(source: str) -> SecretBytes:
     else:
         path = Path(source.removeprefix("file:"))
     try:
-        with path.open("rb") as stream:
-            if os.fstat(stream.fileno()).st_mode & (stat.S_IRWXO | stat.S_IWGRP):
-                raise SealUnavailable(f"other users may use the PIN in {path}; run 'chmod 400'")
-            pin = stream.read(_MAX_PIN_BYTES + 1).rstrip(b"\r\n")
-    except OSError as error:
-        raise SealUnavailable(
-            f"cannot read the PIN in {path}: {error.strerror}; correct pin-source"
-        ) from None
-    if not pin or len(pin) > _MAX_PIN_BYTES or not pin.isascii():
+        pin = read_secret_file(path, "PIN", max_bytes=_MAX_PIN_BYTES).reveal().rstrip(b"\r\n")
+    except SecretFileUnusable as error:
+        raise SealUnavailable(f"pin-source: {error}") from None
+    if not pin or not pin.isascii():
         raise SealUnavailable(f"the file {path} has no PIN; write it there, without anything else")
     return SecretBytes(pin)
 

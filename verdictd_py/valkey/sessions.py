@@ -218,28 +218,19 @@ def _client(url: EngineUrl, call_seconds: float) -> Any:  # noqa: ANN401  # see 
     from valkey import asyncio as library  # noqa: PLC0415  # optional package
     from valkey.asyncio.retry import Retry  # noqa: PLC0415
     from valkey.backoff import NoBackoff  # noqa: PLC0415
-    from valkey.credentials import CredentialProvider  # noqa: PLC0415
-
-    class Credentials(CredentialProvider):
-        """Reads the password for each connection, so that it can be changed at any time."""
-
-        def get_credentials(self) -> tuple[str] | tuple[str, str]:
-            password = url.password() or ""
-            return (url.user, password) if url.user else (password,)
 
     options: dict[str, Any] = {
         "socket_timeout": call_seconds,
         "socket_connect_timeout": call_seconds,
         "retry": Retry(NoBackoff(), 0),  # `_run` tries again
     }
-    if url.password_file:
-        options["credential_provider"] = Credentials()
     if url.address.unix:
         options["path"] = url.address.unix
-        return library.Valkey(connection_pool=_pool(library.UnixDomainSocketConnection, options))
+        connection = library.UnixDomainSocketConnection
+        return library.Valkey(connection_pool=_pool(url, connection, options))
     options |= {"host": url.address.host, "port": url.address.port, "db": int(url.database or 0)}
     if not url.tls:
-        return library.Valkey(connection_pool=_pool(library.Connection, options))
+        return library.Valkey(connection_pool=_pool(url, library.Connection, options))
     context = _tls_context(url)
 
     class SecuredConnection(library.SSLConnection):
@@ -249,14 +240,34 @@ def _client(url: EngineUrl, call_seconds: float) -> Any:  # noqa: ANN401  # see 
             super().__init__(**arguments)
             self.ssl_context.context = context
 
-    return library.Valkey(connection_pool=_pool(SecuredConnection, options))
+    return library.Valkey(connection_pool=_pool(url, SecuredConnection, options))
 
 
-def _pool(connection: Any, options: dict[str, Any]) -> Any:  # noqa: ANN401  # the library's
+def _pool(
+    url: EngineUrl,
+    connection: Any,  # noqa: ANN401  # a class of the library
+    options: dict[str, Any],
+) -> Any:  # noqa: ANN401  # the library's
     from valkey import asyncio as library  # noqa: PLC0415  # optional package
+    from valkey.credentials import UsernamePasswordCredentialProvider  # noqa: PLC0415
+
+    class Authenticated(connection):  # type: ignore[misc]  # a class of the library
+        """Reads the password for each connection, so that it can be changed at any time.
+
+        It does so before the library connects: the pool would use a connection whose
+        `on_connect` failed by another error than the library's without authentication.
+        """
+
+        async def connect(self) -> None:
+            if not self.is_connected:
+                password = await asyncio.to_thread(url.password)
+                self.credential_provider = UsernamePasswordCredentialProvider(url.user, password)
+            await super().connect()
 
     return library.ConnectionPool(
-        connection_class=connection, max_connections=MAX_CONNECTIONS, **options
+        connection_class=Authenticated if url.password_file else connection,
+        max_connections=MAX_CONNECTIONS,
+        **options,
     )
 
 

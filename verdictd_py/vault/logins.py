@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import StorageError
+from verdictd_py.secretfiles import read_secret_file
 
 _MAX_FILE_BYTES: Final = 16 * 1024
 """Size limit of a token, a secret id or a JWT: Kubernetes' have about 1 KiB."""
@@ -28,7 +29,7 @@ class Login(Protocol):
         """Return the token, or the request whose answer has it.
 
         Raises:
-            StorageError: a file cannot be read.
+            StorageError: a file cannot be used.
         """
         ...
 
@@ -65,21 +66,23 @@ class Kubernetes:
     mount: str
 
     def begin(self) -> LoginRequest:
-        return f"auth/{self.mount}/login", {"role": self.role, "jwt": _read(self.jwt, "JWT")}
+        jwt = _read(self.jwt, "JWT", readable_by_all=True)
+        return f"auth/{self.mount}/login", {"role": self.role, "jwt": jwt}
 
 
-def _read(file: Path, what: str) -> str:
+def _read(file: Path, what: str, *, readable_by_all: bool = False) -> str:
     """Read a file of one line.
 
     Raises:
-        StorageError: it cannot be read, or has other characters than an HTTP header may have.
+        StorageError: it cannot be used (see `read_secret_file`), or has other characters than an
+            HTTP header may have.
     """
-    try:
-        with file.open("rb") as stream:
-            text = stream.read(_MAX_FILE_BYTES + 1).decode("latin-1").strip()
-    except OSError as error:
-        raise StorageError(f"cannot read the {what} for Vault: {error.strerror}: {file}") from None
-    printable = text.isascii() and text.isprintable() and " " not in text
-    if not text or not printable or len(text) > _MAX_FILE_BYTES:
-        raise StorageError(f"{file} is not one line with a {what} for Vault")
+    content = read_secret_file(
+        file, f"{what} for Vault", max_bytes=_MAX_FILE_BYTES, readable_by_all=readable_by_all
+    )
+    text = content.reveal().decode("latin-1").strip()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise StorageError(
+            f"{file} is not one line with a {what} for Vault; write the {what} into it"
+        )
     return text

@@ -1,0 +1,86 @@
+"""Small files with one secret: a key, a PIN, a password, a token.
+
+One rule for all of them: the owner may read and change the file, its group may read it, and other
+users may do nothing. This fits `chmod 400`, the credentials of systemd, and Secrets of Kubernetes
+with `defaultMode: 0440`. Links are followed, because a mounted Secret is a link.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import StorageError
+
+_FORBIDDEN: Final = stat.S_IWGRP | stat.S_IRWXO
+_MAX_PASSWORD_BYTES: Final = 4096
+
+
+class SecretFileUnusable(StorageError):
+    """A file cannot be used; the message has its path, the cause and the remedy, no content."""
+
+
+def read_secret_file(
+    path: Path, what: str, *, max_bytes: int, readable_by_all: bool = False
+) -> SecretBytes:
+    """Read a file with a secret. The caller is in a thread: a file system may not answer.
+
+    Args:
+        what: the secret, for messages: `password`.
+        max_bytes: maximum size of the file.
+        readable_by_all: whether other users may read it. This is only for the JWT of a service
+            account, which the kubelet writes with the mode 0644.
+
+    Raises:
+        SecretFileUnusable: it cannot be read, is empty or too large, is no regular file, or other
+            users may read or change it.
+    """
+    forbidden = _FORBIDDEN & ~stat.S_IROTH if readable_by_all else _FORBIDDEN
+    try:
+        with open(path, "rb", opener=_opened) as stream:  # with an opener
+            found = os.fstat(stream.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise SecretFileUnusable(
+                    f"{path} is not a regular file; name a file with the {what}"
+                )
+            if found.st_mode & forbidden:
+                raise SecretFileUnusable(
+                    f"other users may use the {what} in {path}; run 'chmod g-w,o= {path}', or set "
+                    "defaultMode: 0440 if it is a Secret of Kubernetes"
+                )
+            content = stream.read(max_bytes + 1)
+    except OSError as error:
+        raise SecretFileUnusable(
+            f"cannot read the {what} in {path}: {error.strerror}; correct the path, or make the "
+            "file readable for this user"
+        ) from None
+    if not 0 < len(content) <= max_bytes:
+        raise SecretFileUnusable(
+            f"the file {path} has no {what}: it is empty, or larger than {max_bytes} bytes; write "
+            f"the {what} into it"
+        )
+    return SecretBytes(content)
+
+
+def read_password_file(path: Path) -> str:
+    """Read a password of at most 4096 bytes; the text of the file ends at its newline.
+
+    Raises:
+        SecretFileUnusable: see `read_secret_file`; or it is not UTF-8 text.
+    """
+    content = read_secret_file(path, "password", max_bytes=_MAX_PASSWORD_BYTES).reveal()
+    try:
+        password = content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise SecretFileUnusable(f"the password in {path} is not UTF-8; write text") from None
+    if not password:
+        raise SecretFileUnusable(f"the file {path} has no password; write the password into it")
+    return password
+
+
+def _opened(path: str, flags: int) -> int:
+    """Open a file; a FIFO without waiting for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
