@@ -35,8 +35,8 @@ def read_secret_file(
             account, which the kubelet writes with the mode 0644.
 
     Raises:
-        SecretFileUnusable: it cannot be read, is empty or too large, is no regular file, or other
-            users may read or change it.
+        SecretFileUnusable: it cannot be read, is empty or too large, is not a regular file, or
+            other users may read or change it.
     """
     forbidden = _FORBIDDEN & ~stat.S_IROTH if readable_by_all else _FORBIDDEN
     try:

@@ -11,7 +11,14 @@ import pytest
 
 from tests.support.events import RecordedEvents
 from verdictd_py.daemon.tokenkeys import SharedTokenKeys
-from verdictd_py.protocols.rcar.tokenring import OVERLAP, PUBLISH, TokenRing
+from verdictd_py.protocols.rcar.tokenring import (
+    OVERLAP,
+    PUBLISH,
+    TokenRing,
+    accepted,
+    key_id,
+    parse,
+)
 from verdictd_py.sealing.registry import open_key
 from verdictd_py.sealing.sealer import EnvelopeSealer
 from verdictd_py.storage.directory import Directory
@@ -124,6 +131,28 @@ async def test_a_plain_file_is_replaced_and_never_used_where_keys_are_sealed(
     await broker.keys.refresh()
     assert set(broker.ids()).isdisjoint(planted.ids())
     assert "not sealed" in str(broker.events.named("warning.storage"))
+
+
+async def test_an_older_sealed_file_restores_a_key_only_until_it_is_replaced(
+    tmp_path: Path, sealer: EnvelopeSealer
+) -> None:
+    """The file is not in the index of sealed objects; its keys are bounded by their age."""
+    broker, file = Broker(tmp_path, sealer), tmp_path / "tokens" / "keys"
+    await broker.keys.refresh()
+    (first,) = broker.ids()
+    older = file.read_bytes()
+    for _ in range(2):
+        broker.now += MONTH + PUBLISH + OVERLAP
+        await broker.keys.refresh()
+    assert first not in broker.ids()
+    file.write_bytes(older)
+    await broker.keys.refresh()
+    assert broker.ids()[0] == first
+    stored = await DirectoryTokenKeys(Directory.open(tmp_path), sealer).read()
+    assert stored is not None
+    assert stored.content is not None
+    later = accepted(parse(stored.content), broker.now + PUBLISH + OVERLAP)
+    assert [key_id(key) for key in later] == broker.ids()[1:]
 
 
 async def test_an_altered_sealed_file_is_refused(tmp_path: Path, sealer: EnvelopeSealer) -> None:

@@ -62,15 +62,22 @@ class Token:
             f"?module-path={MODULE}&pin-source=file:{self.pin}"
         )
 
-    def import_key(self) -> None:
-        """Add a newer version. The ids pass from one byte to two."""
+    def import_key(self, *, sessions_continue: bool = False) -> None:
+        """Add a newer version. The ids pass from one byte to two.
+
+        Args:
+            sessions_continue: whether the sessions of this process continue, of which one has
+                logged in.
+        """
         import pkcs11  # noqa: PLC0415  # optional
 
         self.number += 1
         size = 1 if self.number < 0x100 else 2
         library = pkcs11.lib(MODULE)
-        library.reinitialize()
-        with library.get_token(token_label="verdictd test").open(rw=True, user_pin=PIN) as session:
+        if not sessions_continue:
+            library.reinitialize()
+        token = library.get_token(token_label="verdictd test")
+        with token.open(rw=True, user_pin=None if sessions_continue else PIN) as session:
             session.generate_key(
                 pkcs11.KeyType.AES,
                 256,
@@ -200,10 +207,12 @@ def test_a_uri_is_decoded() -> None:
 
 
 async def test_the_next_wrap_uses_a_new_key_of_the_token(token: Token) -> None:
+    """The session continues: it is not another session that finds the key."""
     kek = open_key(token.uri)
     await kek.check()
-    before = kek.current
-    token.import_key()
-    await kek.wrap(DATA_KEY, CONTEXT)
-    assert kek.current != before
+    assert kek.current == "pkcs11:ff"
+    token.import_key(sessions_continue=True)
+    wrapped = await kek.wrap(DATA_KEY, CONTEXT)
+    assert kek.current == "pkcs11:0100"
+    assert await kek.unwrap("pkcs11:0100", wrapped, CONTEXT) == DATA_KEY
     await kek.close()

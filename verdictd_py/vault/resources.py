@@ -152,7 +152,8 @@ class KvResourceStore:
             if (await self._read(path)).fields is None:
                 raise NotFound(f"there is no resource {path}")
         else:
-            # Vault deletes without a comparison: an empty version is written with one before.
+            # KV version 2 has no `cas` for a deletion: an empty version is written with one before.
+            # See docs/vault.md for what happens to a version that is written in between.
             await self._write(path, {}, expected)
         try:
             await self._entries.delete(self._names.rest(path))
