@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.support.broker import running_broker
-from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs import PATH, SECRET, new_token_key, refusal_of, running_kbs, url_of
 from tests.support.rcar_guests import connected, session_id, tdx_guest, use_session_id
 from tests.support.valkey import ValkeyServer, needs_valkey, running_valkey
 from verdictd_py import daemon as app
@@ -38,16 +33,7 @@ def engine(tmp_path: Path) -> Iterator[ValkeyServer]:
 @pytest.fixture
 def shared(tmp_path: Path, engine: ValkeyServer) -> dict[str, Any]:
     """Return the settings that the brokers share."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    path = tmp_path / "token.pem"
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return {"kbs_sessions": engine.url, "kbs_token_key": path}
-
-
-async def refused(doing: Awaitable[object]) -> tuple[int, str]:
-    with pytest.raises(KbsRefused) as raised:
-        await doing
-    return raised.value.status, raised.value.variant
+    return {"kbs_sessions": engine.url, "kbs_token_key": new_token_key(tmp_path)}
 
 
 async def test_a_guest_attests_at_one_broker_and_fetches_at_the_other(
@@ -82,8 +68,8 @@ async def test_requests_fail_with_503_while_the_engine_is_down(
         async with connected(url_of(broker), guest) as session:
             body = await session.answer(await session.auth())
             engine.stop()
-            assert await refused(session.attest(body)) == (503, "PluginInternalError")
-            assert await refused(session.get(str(PATH))) == (503, "PluginInternalError")
+            assert await refusal_of(session.attest(body)) == (503, "PluginInternalError")
+            assert await refusal_of(session.get(str(PATH))) == (503, "PluginInternalError")
             await broker.daemon._parts.health.examine()
             reasons = [str(failed["reason"]) for failed in broker.events.named("request.failed")]
             assert all(str(engine.port) in reason for reason in reasons)
@@ -110,7 +96,7 @@ async def test_brokers_without_a_key_file_share_keys_in_their_store(
                 if token is None:
                     await session.attest(await session.answer(await session.auth()))
                     token = await session.token()
-                absent = await refused(session.get("default/none/1"))
+                absent = await refusal_of(session.get("default/none/1"))
                 assert absent == (404, "PluginInternalError")
             assert len(broker.events.named("kbs.token-key-added")) == added
 

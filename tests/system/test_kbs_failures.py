@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.clock import elapse, until
-from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs import PATH, SECRET, new_token_key, refusal_of, running_kbs, url_of
 from tests.support.kbs_raw import all_closed, linked, request
 from tests.support.pccs import Pccs, running_pccs
 from tests.support.rcar_guests import attested, connected, session_id, tdx_guest, use_session_id
@@ -36,10 +34,7 @@ SECRET_OF_OURS = "9f2c-what-the-exception-says"
 
 @pytest.fixture
 def token_key(tmp_path: Path) -> Path:
-    key = ec.generate_private_key(ec.SECP256R1())
-    path = tmp_path / "token.pem"
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return path
+    return new_token_key(tmp_path)
 
 
 @pytest.fixture
@@ -64,12 +59,6 @@ def locked(path: Path) -> Iterator[None]:
         connection.close()
 
 
-async def refused(doing: Awaitable[object]) -> tuple[int, str]:
-    with pytest.raises(KbsRefused) as raised:
-        await doing
-    return raised.value.status, raised.value.variant
-
-
 async def test_requests_fail_with_503_only_while_sessions_cannot_be_stored(
     broker: RunningBroker, tmp_path: Path
 ) -> None:
@@ -82,9 +71,9 @@ async def test_requests_fail_with_503_only_while_sessions_cannot_be_stored(
         broker.events.events.clear()
         with locked(tmp_path / "sessions"):
             async with connected(url_of(broker), guest) as new:
-                assert await refused(new.auth()) == (503, "PluginInternalError")
-            assert await refused(half.attest(body)) == (503, "PluginInternalError")
-            assert await refused(good.get(str(PATH))) == (503, "PluginInternalError")
+                assert await refusal_of(new.auth()) == (503, "PluginInternalError")
+            assert await refusal_of(half.attest(body)) == (503, "PluginInternalError")
+            assert await refusal_of(good.get(str(PATH))) == (503, "PluginInternalError")
             async with connected(url_of(broker), guest, token=token) as bearing:
                 assert (await bearing.get(str(PATH))).reveal() == SECRET
         failed = broker.events.named("request.failed")
@@ -131,7 +120,7 @@ async def test_a_damaged_database_of_sessions_is_replaced(
         for path in tmp_path.glob("sessions*"):
             with path.open("r+b") as file:
                 file.write(b"\xff" * max(path.stat().st_size, 65_536))
-        assert (await refused(session.get(str(PATH))))[0] == 401
+        assert (await refusal_of(session.get(str(PATH))))[0] == 401
     async with attested(url_of(broker), guest) as session:
         assert (await session.get(str(PATH))).reveal() == SECRET
     assert broker.events.named("warning.storage")
@@ -153,7 +142,7 @@ async def test_two_brokers_share_the_session_of_a_guest(tmp_path: Path, token_ke
             body = await first.answer(await first.auth())
             use_session_id(second, session_id(first))
             token = await second.attest(body)
-            assert await refused(first.attest(body)) == (401, "TokenNotFound")  # spent there
+            assert await refusal_of(first.attest(body)) == (401, "TokenNotFound")  # spent there
             assert (await first.get(str(PATH))).reveal() == SECRET
             assert (await second.get(str(PATH))).reveal() == SECRET
         for broker in (one, two):
@@ -218,7 +207,7 @@ async def test_a_guest_that_cannot_be_appraised_is_asked_to_try_again(
             answer = await attest_answer(session, broker)
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
             assert answer.json()["type"].endswith("/AttestationError")
-            assert await refused(session.get(str(PATH))) == (401, "TokenNotFound")
+            assert await refusal_of(session.get(str(PATH))) == (401, "TokenNotFound")
             assert "http" not in answer.json()["detail"]  # who was asked is the operator's business
         assert pccs.url in str(broker.events.named("guest.not-judged")[0]["reason"])
         assert len(broker.events.named("guest.not-judged")) == 1

@@ -7,7 +7,8 @@ files of the image directory (`LEGACY_RESOURCES`) stay in the data directory, wh
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final, Generic, TypeVar
 
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, Name, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
@@ -15,6 +16,7 @@ from verdictd_py.errors import NotAuthorized
 from verdictd_py.ports import ANY, Expected, KeyStore, ResourceStore, StoredName, StoredObject
 
 Store = TypeVar("Store")
+PortStore = TypeVar("PortStore", KeyStore, ResourceStore)
 Prefix = tuple[str, ...]
 _LOCAL: Final = frozenset(path.segments for path in LEGACY_RESOURCES.values())
 
@@ -30,7 +32,7 @@ def _store_of(name: Name, stores: Mapping[Prefix, Store]) -> Store | None:
 
 
 def _may_have(beginning: str, stores: Mapping[Prefix, object]) -> bool:
-    """Tell whether names of a store can begin so; the store itself is not asked."""
+    """Return whether names of a store can begin so, without a request to the store."""
     tops = ("/".join(prefix) + "/" for prefix in stores)
     return any(top.startswith(beginning) or beginning.startswith(top) for top in tops)
 
@@ -57,16 +59,37 @@ async def _merged(
     return tuple(sorted(names, key=lambda each: each.name)[:limit])
 
 
-class RoutedResources:
-    """Port `ResourceStore` of all prefixes.
+class _Routed(Generic[PortStore]):
+    """Choice of the store of a name.
 
     Args:
         local: store of the data directory.
     """
 
-    def __init__(self, local: ResourceStore, stores: Mapping[Prefix, ResourceStore]) -> None:
-        self._local = local
-        self._stores = dict(stores)
+    def __init__(self, local: PortStore, stores: Mapping[Prefix, PortStore]) -> None:
+        self._local: PortStore = local
+        self._stores: dict[Prefix, PortStore] = dict(stores)
+
+    async def has_prefix(self, prefix: str) -> bool:
+        return _may_have(prefix, self._stores) or await self._local.has_prefix(prefix)
+
+    def _of(self, name: Name) -> PortStore:
+        return _store_of(name, self._stores) or self._local
+
+    async def _page(
+        self,
+        page: Callable[[PortStore, str, int], Awaitable[tuple[StoredName, ...]]],
+        after: str,
+        limit: int,
+    ) -> tuple[StoredName, ...]:
+        stores: dict[Prefix | None, PortStore] = {None: self._local}
+        stores.update(self._stores.items())
+        pages = {prefix: partial(page, store) for prefix, store in stores.items()}
+        return await _merged(pages, self._stores, after, limit)
+
+
+class RoutedResources(_Routed[ResourceStore]):
+    """Port `ResourceStore` of all prefixes."""
 
     def file_of(self, path: ResourcePath) -> str:
         return self._of(path).file_of(path)
@@ -79,16 +102,11 @@ class RoutedResources:
         started: int | None = None,
         types: Collection[str] | None = None,
     ) -> tuple[StoredName, ...]:
-        def pages(
-            store: ResourceStore,
-        ) -> Callable[[str, int], Awaitable[tuple[StoredName, ...]]]:
-            return lambda start, most: store.page(start, most, started=started, types=types)
-
-        everything = {None: pages(self._local)} | {p: pages(s) for p, s in self._stores.items()}
-        return await _merged(everything, self._stores, after, limit)
-
-    async def has_prefix(self, prefix: str) -> bool:
-        return _may_have(prefix, self._stores) or await self._local.has_prefix(prefix)
+        return await self._page(
+            lambda store, start, most: store.page(start, most, started=started, types=types),
+            after,
+            limit,
+        )
 
     async def get(self, path: ResourcePath) -> StoredObject:
         return await self._of(path).get(path)
@@ -104,11 +122,8 @@ class RoutedResources:
     async def delete(self, path: ResourcePath, *, expected: Expected = ANY) -> None:
         await self._of(path).delete(path, expected=expected)
 
-    def _of(self, path: ResourcePath) -> ResourceStore:
-        return _store_of(path, self._stores) or self._local
 
-
-class RoutedKeys:
+class RoutedKeys(_Routed[KeyStore]):
     """Port `KeyStore` of all prefixes.
 
     Args:
@@ -118,21 +133,15 @@ class RoutedKeys:
     """
 
     def __init__(self, local: KeyStore, stores: Mapping[Prefix, KeyStore | None]) -> None:
-        self._local = local
-        self._stores = {prefix: store for prefix, store in stores.items() if store is not None}
+        super().__init__(local, {p: store for p, store in stores.items() if store is not None})
         self._prefixes = dict.fromkeys(stores, True)
 
     async def page(
         self, after: str, limit: int, *, started: int | None = None
     ) -> tuple[StoredName, ...]:
-        def pages(store: KeyStore) -> Callable[[str, int], Awaitable[tuple[StoredName, ...]]]:
-            return lambda start, most: store.page(start, most, started=started)
-
-        everything = {None: pages(self._local)} | {p: pages(s) for p, s in self._stores.items()}
-        return await _merged(everything, self._stores, after, limit)
-
-    async def has_prefix(self, prefix: str) -> bool:
-        return _may_have(prefix, self._stores) or await self._local.has_prefix(prefix)
+        return await self._page(
+            lambda store, start, most: store.page(start, most, started=started), after, limit
+        )
 
     async def describe(self, key_id: KeyId) -> StoredName:
         return await self._of(key_id).describe(key_id)
@@ -148,9 +157,6 @@ class RoutedKeys:
 
     async def delete(self, key_id: KeyId) -> None:
         await self._of(key_id).delete(key_id)
-
-    def _of(self, key_id: KeyId) -> KeyStore:
-        return _store_of(key_id, self._stores) or self._local
 
     def _of_new(self, key_id: KeyId) -> KeyStore:
         store = self._of(key_id)
