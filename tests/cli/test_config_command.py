@@ -193,12 +193,21 @@ class TestValidate:
             ('audit_group = "adm"', "audit_group"),
             ('audit_sink = "nowhere"', "audit_sink"),
             ("seal_strict = true", "seal_strict"),
+            ('store = "postgresql://a@b/c"', "store"),
+            ('store_password_file = "/x"', "store_password_file"),
+            ('store = "postgresql:///c"\nseal = "file:/x"', "store"),
+            ('store = "postgresql://a@b/c?sslmode=require"\nseal = "file:/x"', "store"),
+            (
+                'kbs_http = "127.0.0.1:1"\nkbs_sessions = "postgresql://a:SECRET@b/c"',
+                "kbs_sessions",
+            ),
         ],
     )
     def test_settings_that_contradict_each_other(self, text: str, setting: str) -> None:
         (fault,) = faults(read(text))
         assert fault.setting == setting
         assert fault.line is not None
+        assert "SECRET" not in fault.message
 
 
 class TestShow:

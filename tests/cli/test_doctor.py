@@ -117,6 +117,34 @@ def replaced(name: str, old: str, new: str) -> Callable[[Installation], object]:
 unit = partial(replaced, "verdictd-py.service")
 
 
+def in_database(**changes: Any) -> Callable[[Installation], None]:
+    """Return a function that has the state in a database, sealed with a key that exists."""
+
+    def change(one: Installation) -> None:
+        one.write("kek", os.urandom(32))
+        sealed = {"seal": f"file:{one.root / 'kek'}", "store": "postgresql://a@db.example/b"}
+        one.settings |= sealed | changes
+
+    return change
+
+
+def in_vault(**options: str) -> Callable[[Installation], None]:
+    """Return a function that adds a backend of resources."""
+
+    def change(one: Installation) -> None:
+        one.write("token", b"hvs.x\n")
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        vault = f"https://vault.example:8200/kv?{query or f'token-file={one.root}/token'}"
+        one.settings["resource_backend"] = [{"prefix": "team/", "vault": vault}]
+
+    return change
+
+
+def an_open_password(one: Installation) -> None:
+    password = one.write("password", b"SECRET", mode=0o644)
+    in_database(store_password_file=str(password))(one)
+
+
 def without_tls(**changes: Any) -> Callable[[Installation], None]:
     names = ("client_api_cert", "client_api_key", "client_api_ca", "client_api_roles")
     return settings(**dict.fromkeys(names), **changes)
@@ -345,6 +373,55 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
         )(one),
         [("collateral", "failure", "has no certificates in PEM; check --collateral-ca")],
     ),
+    # engines, which are not contacted
+    "a store without a seal": (
+        settings(store="postgresql://a@db.example/b"),
+        [("settings", "failure", "--store needs --seal")],
+    ),
+    "a password without a store": (
+        settings(store_password_file="/nowhere/password"),
+        [("settings", "failure", "--store-password-file has no effect")],
+    ),
+    "a store without a verified server": (
+        in_database(store="postgresql://a@db.example/b?sslmode=require"),
+        [("settings", "failure", "sslmode=require does not verify the server")],
+    ),
+    "a store whose password is missing": (
+        in_database(store_password_file="/nowhere/password"),
+        [("store", "failure", "--store-password-file: No such file")],
+    ),
+    "a store whose password every user can read": (
+        an_open_password,
+        [("store", "failure", "every user may read")],
+    ),
+    "a store whose CA is missing": (
+        in_database(store="postgresql://a@db.example/b?sslrootcert=/nowhere/ca"),
+        [("store", "failure", "/nowhere/ca: no such file or directory; correct sslrootcert= of")],
+    ),
+    "sessions in a database whose URL has a password": (
+        settings(kbs_sessions="postgresql://a:SECRET@db.example/b"),
+        [("settings", "failure", "--kbs-sessions has a password")],
+    ),
+    "sessions in a database whose CA is missing": (
+        settings(kbs_sessions="postgresql://a@db.example/b?sslrootcert=/nowhere/ca"),
+        [("sessions", "failure", "correct sslrootcert= of --kbs-sessions")],
+    ),
+    "sessions in Valkey without its CA": (
+        settings(kbs_sessions="valkeys://cache.example?ca=/nowhere/ca"),
+        [("sessions", "failure", "No such file or directory; check ca, cert and key")],
+    ),
+    "sessions in Valkey without its password": (
+        settings(kbs_sessions="valkeys://cache.example?password_file=/nowhere/password"),
+        [("sessions", "failure", "/nowhere/password: No such file or directory; correct")],
+    ),
+    "a backend without its token": (
+        in_vault(**{"token-file": "/nowhere/token"}),
+        [("backends", "failure", "No such file or directory: /nowhere/token; correct the file")],
+    ),
+    "a backend without its CA": (
+        in_vault(**{"kubernetes-role": "a", "ca": "/nowhere/ca"}),
+        [("backends", "failure", "certificates of /nowhere/ca: No such file")],
+    ),
     "a seal whose key is missing": (
         settings(seal="file:/nowhere/kek"),
         [("seal", "failure", "cannot read the key file /nowhere")],
@@ -405,6 +482,30 @@ def test_a_broken_installation(name: str, installation: Installation, doctor: Do
     for (_, _, message), (_, _, part) in zip(found, expected, strict=True):
         assert part in message
         assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("change", "checks"),
+    [
+        (in_database(), {"store", "policies"}),
+        (settings(kbs_sessions="postgresql://a@db.example/b"), {"sessions"}),
+        (settings(kbs_sessions="valkeys://cache.example"), {"sessions"}),
+        (in_vault(), {"backends"}),
+    ],
+)
+def test_engines_in_order_are_not_contacted(
+    change: Callable[[Installation], None],
+    checks: set[str],
+    installation: Installation,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    change(installation)
+    words = ("doctor", "--config", str(installation.configure()), "--json")
+    rows = run_here(words, capfdbinary).json["checks"]
+    assert [row for row in rows if row["check"] in checks and row["result"] != "ok"] == []
+    contacted = {row["check"]: row["message"] for row in rows if row["check"] in checks}
+    assert contacted.keys() == checks
+    assert all("contacted" in message for message in contacted.values())
 
 
 def test_all_faults_at_once(installation: Installation, doctor: Doctor) -> None:
