@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from tests.support.command import Run, run, run_here
+from tests.support.command import Run, environment, run, run_here
 from tests.support.documents import follows
 from tests.support.installation import NOW, PINNED, Installation, certificate, private, public
 from tests.support.kubernetes import Volume
@@ -661,6 +664,35 @@ def test_for_people(installation: Installation) -> None:
     assert "chmod go-w" in line
 
 
+def with_libraries() -> dict[str, str]:
+    """Return an environment in which a Python of the same release has the libraries of this one."""
+    variables = environment()
+    libraries = (variables["PYTHONPATH"], sysconfig.get_path("purelib"))
+    return {**variables, "PYTHONPATH": os.pathsep.join(libraries)}
+
+
+def python_of_every_user() -> str:
+    """Return a Python of the release of this one that other users can run: this one, or a system's.
+
+    The Python of an environment can be below a home directory that only its owner can enter.
+    """
+    release = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, f"/usr/bin/{release}", f"/usr/local/bin/{release}"):
+        probe = (python, "-c", "import email.parser, OpenSSL, verdictd_py")
+        with suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run(
+                probe,
+                check=True,
+                stderr=subprocess.DEVNULL,
+                env=with_libraries(),
+                user=65_534,
+                group=65_534,
+                extra_groups=[],
+            )
+            return python
+    pytest.skip("no Python of this release, or not this checkout, can be read by other users")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_root_checks_as_the_user_of_the_service(installation: Installation) -> None:
     """What root may read and change, the service need not."""
@@ -670,15 +702,16 @@ def test_root_checks_as_the_user_of_the_service(installation: Installation) -> N
     (installation.root / "config.toml").chmod(0o644)
     (data,) = [row for row in run(Run(words)).json["checks"] if row["check"] == "data"]
     assert data["message"].endswith("to the user nobody, and root checks it; add --user nobody")
-    try:
-        reads = (sys.executable, "-c", "import email.parser, OpenSSL")
-        subprocess.run(reads, check=True, user=65_534, group=65_534, extra_groups=[])
-    except (PermissionError, subprocess.CalledProcessError):
-        pytest.skip("other users cannot read this Python")
-    as_nobody = run(Run([*words, "--user", "nobody"])).json["checks"]
+    command = (python_of_every_user(), "-m", "verdictd_py.cli.main", *words, "--user", "nobody")
+
+    def examine() -> list[dict[str, Any]]:
+        ended = subprocess.run(command, stdout=subprocess.PIPE, check=False, env=with_libraries())
+        return list(json.loads(ended.stdout)["checks"])
+
+    as_nobody = examine()
     assert [row for row in as_nobody if row["result"] == "failure"] == []
     os.chown(installation.root / "tls.key", 0, 0)
-    broken = run(Run([*words, "--user", "nobody"])).json["checks"]
+    broken = examine()
     (failure,) = [row for row in broken if row["result"] == "failure"]
     assert "tls.key: Permission denied; check --client-api-key" in failure["message"]
 
