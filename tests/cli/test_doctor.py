@@ -27,10 +27,11 @@ from tests.support.ratstls import collateral
 from verdictd_py import config
 from verdictd_py.cli import libraries
 from verdictd_py.daemon.diagnosis import host
+from verdictd_py.daemon.diagnosis.addresses import ports
 from verdictd_py.daemon.diagnosis.data import decisions
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.presence import Presence
+from verdictd_py.storage.presence import Presence, running
 from verdictd_py.tees.intel.collateral.forms import collaterals_to_json
 
 Expected = list[tuple[str, str, str]]
@@ -557,7 +558,6 @@ async def test_the_ports_of_a_broker_that_runs_here(
     installation: Installation, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     """The new version's `doctor` runs before an upgrade restarts the old one."""
-    from verdictd_py.daemon.diagnosis.addresses import ports  # noqa: PLC0415
 
     presence = Presence(Directory.open(installation.root / "data"), lambda: datetime.now(UTC))
 
@@ -567,8 +567,6 @@ async def test_the_ports_of_a_broker_that_runs_here(
 
         async def commit(self, *events: object) -> None:
             del events
-
-    from verdictd_py.storage.presence import running  # noqa: PLC0415
 
     with socket.create_server(("127.0.0.1", 0)) as own:
         settings(listen=f"127.0.0.1:{own.getsockname()[1]}")(installation)

@@ -23,6 +23,7 @@ from tests.support.chart import (
     render_file,
     violations,
 )
+from tools.chart.values import VALUES
 from verdictd_py.config import Settings, Unsafe, load
 from verdictd_py.daemon.contradictions import contradictions
 from verdictd_py.daemon.reload import LIVE
@@ -473,8 +474,6 @@ def test_every_value_of_the_templates_is_described() -> None:
 
 
 def chart_values() -> list[str]:
-    from tools.chart.values import VALUES  # noqa: PLC0415  # tools are of the checkout only
-
     return [value.path for value in VALUES]
 
 
