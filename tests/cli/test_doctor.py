@@ -404,7 +404,7 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
     ),
     "sessions in a database whose URL has a password": (
         settings(kbs_sessions="postgresql://a:SECRET@db.example/b"),
-        [("settings", "failure", "--kbs-sessions has a password")],
+        [("settings", "failure", "kbs_sessions: it has a password")],
     ),
     "sessions in a database whose CA is missing": (
         settings(kbs_sessions="postgresql://a@db.example/b?sslrootcert=/nowhere/ca"),
