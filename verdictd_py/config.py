@@ -33,7 +33,7 @@ from verdictd_py.domain import addresses
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.encoding import JsonValue
-from verdictd_py.engineurls import EngineUrl, is_database, is_engine_url
+from verdictd_py.engineurls import EngineUrl, is_database, is_engine_url, require_database
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
@@ -272,15 +272,8 @@ class Settings(BaseModel):
     @field_validator("store")
     @classmethod
     def _check_store(cls, value: str | None) -> str | None:
-        if value is None:
-            return value
-        if not value.startswith(("postgresql://", "postgres://")):
-            raise ValueError("it is not a URL: write postgresql://USER@HOST/DATABASE")
-        if urlsplit(value).password is not None:
-            raise ValueError(
-                "it has a password, which other users could read: remove it, and use "
-                "store_password_file or ~/.pgpass"
-            )
+        if value is not None:
+            require_database(value)
         return value
 
     @field_validator("listen", "kbs_http", "status", "console")
@@ -318,8 +311,11 @@ class Settings(BaseModel):
     @classmethod
     def _check_sessions(cls, value: object) -> object:
         text = str(value) if isinstance(value, Path) else value
-        if isinstance(text, str) and is_engine_url(text) and not is_database(text):
-            EngineUrl.parse(text)
+        if isinstance(text, str) and is_engine_url(text):
+            if is_database(text):
+                require_database(text)
+            else:
+                EngineUrl.parse(text)
         return text
 
     @field_validator("wrap_key_prefix")

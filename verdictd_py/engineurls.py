@@ -1,4 +1,4 @@
-"""URL of a Valkey server that brokers share.
+"""URLs of engines that brokers share: of Valkey, and what a URL of PostgreSQL must not have.
 
 A URL never contains a password, because command lines and process lists are public. It names the
 file, or the credential of the service manager, that contains it.
@@ -127,8 +127,28 @@ def is_engine_url(text: str) -> bool:
 
 
 def is_database(text: str) -> bool:
-    """Return whether a URL names a PostgreSQL database; its own reader verifies it."""
-    return text.partition("://")[0] in POSTGRESQL
+    """Return whether a URL names a PostgreSQL database."""
+    scheme, separator, _ = text.partition("://")
+    return bool(separator) and scheme in POSTGRESQL
+
+
+def require_database(text: str) -> None:
+    """Refuse what is no URL of PostgreSQL, or has a password; libpq reads the rest of it.
+
+    Raises:
+        ValueError: it cannot be used; the message has the remedy, and repeats nothing of it.
+    """
+    if not is_database(text):
+        raise ValueError("it is not a URL: write postgresql://USER@HOST/DATABASE")
+    try:
+        has_password = urlsplit(text).password is not None
+    except ValueError:
+        raise ValueError("the URL is malformed: write postgresql://USER@HOST/DATABASE") from None
+    if has_password:
+        raise ValueError(
+            "it has a password, which other users could read: remove it, and use "
+            "store_password_file or ~/.pgpass"
+        )
 
 
 def _options(query: str) -> dict[str, str]:

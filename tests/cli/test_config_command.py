@@ -13,7 +13,7 @@ from tests.support.command import Ended, run_here
 from verdictd_py import config
 from verdictd_py.cli.config.effective import redacted
 from verdictd_py.cli.config.example import example
-from verdictd_py.cli.config.explained import settings
+from verdictd_py.cli.config.explained import Explained, settings
 from verdictd_py.cli.config.faults import MAX_BYTES, faults
 from verdictd_py.cli.config.statements import read
 from verdictd_py.config import Settings
@@ -63,10 +63,10 @@ class TestInit:
                 assert default in (None, ())
 
     @pytest.mark.parametrize("setting", [*settings()], ids=lambda setting: setting.name)
-    def test_each_example_is_a_value(self, setting: object, tmp_path: Path) -> None:
+    def test_each_example_is_a_value(self, setting: Explained, tmp_path: Path) -> None:
         """A new setting whose example is refused needs one in cli/config/explained.py."""
         file = tmp_path / "config.toml"
-        file.write_text(f"{setting.name} = {setting.example}\n")  # type: ignore[attr-defined]
+        file.write_text(f"{setting.name} = {setting.example}\n")
         config.load({}, file=file)
 
     def test_a_file_that_exists_stays(self, command: Command, tmp_path: Path) -> None:
@@ -193,12 +193,21 @@ class TestValidate:
             ('audit_group = "adm"', "audit_group"),
             ('audit_sink = "nowhere"', "audit_sink"),
             ("seal_strict = true", "seal_strict"),
+            ('store = "postgresql://a@b/c"', "store"),
+            ('store_password_file = "/x"', "store_password_file"),
+            ('store = "postgresql:///c"\nseal = "file:/x"', "store"),
+            ('store = "postgresql://a@b/c?sslmode=require"\nseal = "file:/x"', "store"),
+            (
+                'kbs_http = "127.0.0.1:1"\nkbs_sessions = "postgresql://a:SECRET@b/c"',
+                "kbs_sessions",
+            ),
         ],
     )
     def test_settings_that_contradict_each_other(self, text: str, setting: str) -> None:
         (fault,) = faults(read(text))
         assert fault.setting == setting
         assert fault.line is not None
+        assert "SECRET" not in fault.message
 
 
 class TestShow:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from tests.support.command import Run, run, run_here
+from tests.support.command import Run, environment, run, run_here
 from tests.support.documents import follows
 from tests.support.installation import NOW, PINNED, Installation, certificate, private, public
 from tests.support.kubernetes import Volume
@@ -24,10 +27,11 @@ from tests.support.ratstls import collateral
 from verdictd_py import config
 from verdictd_py.cli import libraries
 from verdictd_py.daemon.diagnosis import host
+from verdictd_py.daemon.diagnosis.addresses import ports
 from verdictd_py.daemon.diagnosis.data import decisions
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.presence import Presence
+from verdictd_py.storage.presence import Presence, running
 from verdictd_py.tees.intel.collateral.forms import collaterals_to_json
 
 Expected = list[tuple[str, str, str]]
@@ -115,6 +119,34 @@ def replaced(name: str, old: str, new: str) -> Callable[[Installation], object]:
 
 
 unit = partial(replaced, "verdictd-py.service")
+
+
+def in_database(**changes: Any) -> Callable[[Installation], None]:
+    """Return a function that has the state in a database, sealed with a key that exists."""
+
+    def change(one: Installation) -> None:
+        one.write("kek", os.urandom(32))
+        sealed = {"seal": f"file:{one.root / 'kek'}", "store": "postgresql://a@db.example/b"}
+        one.settings |= sealed | changes
+
+    return change
+
+
+def in_vault(**options: str) -> Callable[[Installation], None]:
+    """Return a function that adds a backend of resources."""
+
+    def change(one: Installation) -> None:
+        one.write("token", b"hvs.x\n")
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        vault = f"https://vault.example:8200/kv?{query or f'token-file={one.root}/token'}"
+        one.settings["resource_backend"] = [{"prefix": "team/", "vault": vault}]
+
+    return change
+
+
+def an_open_password(one: Installation) -> None:
+    password = one.write("password", b"SECRET", mode=0o644)
+    in_database(store_password_file=str(password))(one)
 
 
 def without_tls(**changes: Any) -> Callable[[Installation], None]:
@@ -345,6 +377,55 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
         )(one),
         [("collateral", "failure", "has no certificates in PEM; check --collateral-ca")],
     ),
+    # engines, which are not contacted
+    "a store without a seal": (
+        settings(store="postgresql://a@db.example/b"),
+        [("settings", "failure", "--store needs --seal")],
+    ),
+    "a password without a store": (
+        settings(store_password_file="/nowhere/password"),
+        [("settings", "failure", "--store-password-file has no effect")],
+    ),
+    "a store without a verified server": (
+        in_database(store="postgresql://a@db.example/b?sslmode=require"),
+        [("settings", "failure", "sslmode=require does not verify the server")],
+    ),
+    "a store whose password is missing": (
+        in_database(store_password_file="/nowhere/password"),
+        [("store", "failure", "--store-password-file: No such file")],
+    ),
+    "a store whose password every user can read": (
+        an_open_password,
+        [("store", "failure", "every user may read")],
+    ),
+    "a store whose CA is missing": (
+        in_database(store="postgresql://a@db.example/b?sslrootcert=/nowhere/ca"),
+        [("store", "failure", "/nowhere/ca: no such file or directory; correct sslrootcert= of")],
+    ),
+    "sessions in a database whose URL has a password": (
+        settings(kbs_sessions="postgresql://a:SECRET@db.example/b"),
+        [("settings", "failure", "kbs_sessions: it has a password")],
+    ),
+    "sessions in a database whose CA is missing": (
+        settings(kbs_sessions="postgresql://a@db.example/b?sslrootcert=/nowhere/ca"),
+        [("sessions", "failure", "correct sslrootcert= of --kbs-sessions")],
+    ),
+    "sessions in Valkey without its CA": (
+        settings(kbs_sessions="valkeys://cache.example?ca=/nowhere/ca"),
+        [("sessions", "failure", "No such file or directory; check ca, cert and key")],
+    ),
+    "sessions in Valkey without its password": (
+        settings(kbs_sessions="valkeys://cache.example?password_file=/nowhere/password"),
+        [("sessions", "failure", "/nowhere/password: No such file or directory; correct")],
+    ),
+    "a backend without its token": (
+        in_vault(**{"token-file": "/nowhere/token"}),
+        [("backends", "failure", "No such file or directory: /nowhere/token; correct the file")],
+    ),
+    "a backend without its CA": (
+        in_vault(**{"kubernetes-role": "a", "ca": "/nowhere/ca"}),
+        [("backends", "failure", "certificates of /nowhere/ca: No such file")],
+    ),
     "a seal whose key is missing": (
         settings(seal="file:/nowhere/kek"),
         [("seal", "failure", "cannot read the key file /nowhere")],
@@ -407,6 +488,30 @@ def test_a_broken_installation(name: str, installation: Installation, doctor: Do
         assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("change", "checks"),
+    [
+        (in_database(), {"store", "policies"}),
+        (settings(kbs_sessions="postgresql://a@db.example/b"), {"sessions"}),
+        (settings(kbs_sessions="valkeys://cache.example"), {"sessions"}),
+        (in_vault(), {"backends"}),
+    ],
+)
+def test_engines_in_order_are_not_contacted(
+    change: Callable[[Installation], None],
+    checks: set[str],
+    installation: Installation,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    change(installation)
+    words = ("doctor", "--config", str(installation.configure()), "--json")
+    rows = run_here(words, capfdbinary).json["checks"]
+    assert [row for row in rows if row["check"] in checks and row["result"] != "ok"] == []
+    contacted = {row["check"]: row["message"] for row in rows if row["check"] in checks}
+    assert contacted.keys() == checks
+    assert all("contacted" in message for message in contacted.values())
+
+
 def test_all_faults_at_once(installation: Installation, doctor: Doctor) -> None:
     signed("tls.crt", days=10.5)(installation)
     file("token.key", b"x")(installation)
@@ -453,7 +558,6 @@ async def test_the_ports_of_a_broker_that_runs_here(
     installation: Installation, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     """The new version's `doctor` runs before an upgrade restarts the old one."""
-    from verdictd_py.daemon.diagnosis.addresses import ports  # noqa: PLC0415
 
     presence = Presence(Directory.open(installation.root / "data"), lambda: datetime.now(UTC))
 
@@ -463,8 +567,6 @@ async def test_the_ports_of_a_broker_that_runs_here(
 
         async def commit(self, *events: object) -> None:
             del events
-
-    from verdictd_py.storage.presence import running  # noqa: PLC0415
 
     with socket.create_server(("127.0.0.1", 0)) as own:
         settings(listen=f"127.0.0.1:{own.getsockname()[1]}")(installation)
@@ -560,6 +662,35 @@ def test_for_people(installation: Installation) -> None:
     assert "chmod go-w" in line
 
 
+def with_libraries() -> dict[str, str]:
+    """Return an environment in which a Python of the same release has the libraries of this one."""
+    variables = environment()
+    libraries = (variables["PYTHONPATH"], sysconfig.get_path("purelib"))
+    return {**variables, "PYTHONPATH": os.pathsep.join(libraries)}
+
+
+def python_of_every_user() -> str:
+    """Return a Python of the release of this one that other users can run: this one, or a system's.
+
+    The Python of an environment can be below a home directory that only its owner can enter.
+    """
+    release = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, f"/usr/bin/{release}", f"/usr/local/bin/{release}"):
+        probe = (python, "-c", "import email.parser, OpenSSL, verdictd_py")
+        with suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run(
+                probe,
+                check=True,
+                stderr=subprocess.DEVNULL,
+                env=with_libraries(),
+                user=65_534,
+                group=65_534,
+                extra_groups=[],
+            )
+            return python
+    pytest.skip("no Python of this release, or not this checkout, can be read by other users")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_root_checks_as_the_user_of_the_service(installation: Installation) -> None:
     """What root may read and change, the service need not."""
@@ -569,15 +700,16 @@ def test_root_checks_as_the_user_of_the_service(installation: Installation) -> N
     (installation.root / "config.toml").chmod(0o644)
     (data,) = [row for row in run(Run(words)).json["checks"] if row["check"] == "data"]
     assert data["message"].endswith("to the user nobody, and root checks it; add --user nobody")
-    try:
-        reads = (sys.executable, "-c", "import email.parser, OpenSSL")
-        subprocess.run(reads, check=True, user=65_534, group=65_534, extra_groups=[])
-    except (PermissionError, subprocess.CalledProcessError):
-        pytest.skip("other users cannot read this Python")
-    as_nobody = run(Run([*words, "--user", "nobody"])).json["checks"]
+    command = (python_of_every_user(), "-m", "verdictd_py.cli.main", *words, "--user", "nobody")
+
+    def examine() -> list[dict[str, Any]]:
+        ended = subprocess.run(command, stdout=subprocess.PIPE, check=False, env=with_libraries())
+        return list(json.loads(ended.stdout)["checks"])
+
+    as_nobody = examine()
     assert [row for row in as_nobody if row["result"] == "failure"] == []
     os.chown(installation.root / "tls.key", 0, 0)
-    broken = run(Run([*words, "--user", "nobody"])).json["checks"]
+    broken = examine()
     (failure,) = [row for row in broken if row["result"] == "failure"]
     assert "tls.key: Permission denied; check --client-api-key" in failure["message"]
 

@@ -23,7 +23,9 @@ from tests.support.chart import (
     render_file,
     violations,
 )
-from verdictd_py.config import Settings, load
+from tools.chart.values import VALUES
+from verdictd_py.config import Settings, Unsafe, load
+from verdictd_py.daemon.contradictions import contradictions
 from verdictd_py.daemon.reload import LIVE
 
 VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
@@ -258,13 +260,19 @@ class TestOptions:
         assert spec["hostnames"] == ["a.example.com"]
 
     def test_replicas_are_spread(self, tmp_path: Path) -> None:
-        values = deepcopy(SHARED) | {"config": dict.fromkeys(STORE, "x:y")}
-        if not set(STORE) <= set(Settings.model_fields):
-            pytest.skip("this broker has no external store yet")
+        values = deepcopy(SHARED) | {
+            "config": {
+                "store": "postgresql://verdictd@db.example/verdictd",
+                "seal": "file:/etc/verdictd-py/kek",
+                "kbs_sessions": "valkeys://cache.example",
+            }
+        }
         rendered = render(values, tmp_path)
         keys = [one["topologyKey"] for one in rendered.broker["topologySpreadConstraints"]]
         assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
         assert rendered.only("StatefulSet")["spec"]["replicas"] == 3
+        settings = settings_of(rendered, tmp_path)
+        assert list(contradictions(settings, Unsafe())) == []
 
     @pytest.mark.parametrize(
         ("values", "path", "expected"),
@@ -367,7 +375,6 @@ def volume(rendered: Rendered, name: str) -> dict[str, Any]:
     return dict(found)
 
 
-STORE = ("store", "seal", "kbs_sessions")
 API = {"enabled": True, "tlsSecret": "a", "rolesSecret": "b"}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no image": ({"image": {"repository": ""}}, "image.repository is empty: set it"),
@@ -467,8 +474,6 @@ def test_every_value_of_the_templates_is_described() -> None:
 
 
 def chart_values() -> list[str]:
-    from tools.chart.values import VALUES  # noqa: PLC0415  # tools are of the checkout only
-
     return [value.path for value in VALUES]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tools.packages.wheels import requirements
+from verdictd_py.cli.config.example import example
 
 FILES = Path(__file__).resolve().parents[2] / "tools" / "packages" / "files"
 SCRIPTS = ("setup", "postinstall", "preremove", "postremove")
@@ -28,11 +31,37 @@ def test_an_upgrade_removes_nothing(name: str, word: str) -> None:
 
 
 def test_no_script_removes_keys() -> None:
+    """Purging removes the settings, as for a file of the package."""
     for name in SCRIPTS:
         for line in (FILES / name).read_text().splitlines():
             if "rm " in line or "rmdir" in line:
                 assert "/var/lib" not in line
-                assert "/etc" not in line
+                assert "/etc" not in line.replace("/etc/verdictd-py/config.toml", "")
+
+
+def test_the_installation_writes_settings_once(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("systemd-sysusers", "systemd-tmpfiles", "systemctl", "setup", "verdictd-py"):
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
+    broker = f'#!/bin/sh\nexec {sys.executable} -m verdictd_py.cli.main "$@"\n'
+    (programs / "verdictd-py").write_text(broker)
+    script = (FILES / "postinstall").read_text()
+    for path in ("/usr/lib/verdictd-py", "/usr/bin"):
+        script = script.replace(f"{path}/", f"{programs}/")
+    script = script.replace("/etc/verdictd-py", str(tmp_path))
+    search = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    settings = tmp_path / "config.toml"
+
+    subprocess.run(["sh", "-c", script, "postinstall", "configure"], check=True, env=search)
+
+    assert settings.read_text() == example()
+    assert settings.stat().st_mode & 0o777 == 0o644
+    settings.write_text("# mine\n")
+    for word in ("configure", "triggered", "2"):
+        subprocess.run(["sh", "-c", script, "postinstall", word], check=True, env=search)
+    assert settings.read_text() == "# mine\n"
 
 
 def test_requirements_have_the_hashes_of_the_wheels(tmp_path: Path) -> None:

@@ -65,9 +65,10 @@ def test_an_address_that_cannot_be_used_is_not_repeated(url: str) -> None:
     )
 
 
-def test_a_password_on_the_command_line_is_refused() -> None:
+@pytest.mark.parametrize("setting", ["store", "kbs_sessions"])
+def test_a_password_on_the_command_line_is_refused(setting: str) -> None:
     with pytest.raises(ValueError, match="it has a password") as raised:
-        Settings(store="postgresql://broker:hunter2@db.example/site")
+        Settings.model_validate({setting: "postgresql://broker:hunter2@db.example/site"})
     assert "hunter2" not in str(raised.value)
 
 

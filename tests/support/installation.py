@@ -152,5 +152,14 @@ class Installation:
 
     def configure(self) -> Path:
         """Write the settings."""
-        lines = [f"{name} = {json.dumps(value)}" for name, value in self.settings.items()]
+        lines = [f"{name} = {_toml(value)}" for name, value in self.settings.items()]
         return self.write("config.toml", "\n".join((*lines, "")).encode())
+
+
+def _toml(value: object) -> str:
+    """Return a value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)

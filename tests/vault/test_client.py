@@ -18,7 +18,7 @@ import pytest
 from tests.support.clock import elapse, elapse_until, until
 from tests.support.secretfiles import write_secret
 from tests.support.vault import Engine, answer, answering, serving
-from tools.engines.certificates import Certificates
+from tools.certificates import Certificates
 from tools.engines.openbao import OpenBao
 from verdictd_py.errors import StorageError
 from verdictd_py.vault.client import MAX_ANSWER_BYTES, VaultClient, VaultUnavailable

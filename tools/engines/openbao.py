@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tools.engines.certificates import Certificates
+from tools.certificates import Certificates
 from tools.engines.processes import EngineError, Missing, Server, free_port, remembered
 
 CACHE: Final = Path(__file__).resolve().parents[2] / ".cache" / "openbao"

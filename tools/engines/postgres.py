@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tools.engines.certificates import Certificates
+from tools.certificates import Certificates
 from tools.engines.processes import (
     EngineError,
     User,

@@ -7,7 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from tools.engines.certificates import Certificates
+from tools.certificates import Certificates
 from tools.engines.processes import Server, free_port, listens, program, remembered
 
 

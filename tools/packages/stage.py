@@ -43,7 +43,6 @@ def stage(root: Path, wheels: list[Path], arch: str, key: Path | None) -> Path:
         _gzip(root / f"usr/share/man/man1/{program}.1.gz", page)
         for shell, path in _COMPLETIONS.items():
             _write(root / path.format(program), _output("completion", shell, program=program))
-    _copy(FILES / "config.toml", root / "etc/verdictd-py/config.toml")
     _documents(root)
     config = root.with_name("nfpm.json")
     config.write_text(json.dumps(_nfpm(root, arch, key), indent=1))
@@ -92,9 +91,7 @@ def _nfpm(root: Path, arch: str, key: Path | None) -> dict[str, Any]:
         target = f"/{file.relative_to(root)}"
         entry: dict[str, Any] = {"src": str(file), "dst": target}
         entry["file_info"] = {"mode": file.stat().st_mode & 0o777, "owner": "root", "group": "root"}
-        if target.startswith("/etc/"):
-            entry["type"] = "config|noreplace"
-        elif target.startswith(("/usr/share/doc/", "/usr/share/man/")):
+        if target.startswith(("/usr/share/doc/", "/usr/share/man/")):
             # Only rpm knows this type; nfpm would omit the file from a deb.
             contents.append({**entry, "type": "doc", "packager": "rpm"})
             entry["packager"] = "deb"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
-from tools.systemd.certificate import write_certificate
+from tools.certificates import Certificates
 from tools.systemd.machine import SERVICE, Machine, wait_for
 from tools.torture.scenario import Row
 
@@ -25,6 +25,11 @@ _MAX_STOP: Final = 8.0
 _NOTIFY_RELOAD: Final = 253
 _UNITS: Final = ("verdictd-py.service", "verdictd-py.socket", "verdictd-py-kbs.socket")
 _TEMPLATE: Final = "verdictd-py@.service"
+TLS_FILES: Final = (
+    "--kbs-tls-cert /etc/verdictd-py/server.pem --kbs-tls-key ${CREDENTIALS_DIRECTORY}/server.key"
+)
+"""Options of HTTPS, whose private key is a credential (`tools.certificates`)."""
+
 _DATA: Final = "--config /etc/verdictd-py/config.toml --data-dir ${STATE_DIRECTORY}"
 TRUST: Final = (
     "--unsafe-tdx-root-ca /etc/verdictd-py/root-ca.pem "
@@ -268,19 +273,18 @@ def sockets(machine: Machine) -> Iterator[Row]:
 
 def credentials(machine: Machine) -> Iterator[Row]:
     """Read the private key of TLS, which only root can read, as a credential."""
-    write_certificate(machine.root / "etc/verdictd-py")
-    files = "--kbs-tls-cert /etc/verdictd-py/tls.pem --kbs-tls-key ${CREDENTIALS_DIRECTORY}/tls.key"
-    load = "LoadCredential=tls.key:/etc/verdictd-py/tls.key"
-    with machine.changed(*command_line(more=files), load), machine.lines() as lines:
+    Certificates.below(machine.root / "etc/verdictd-py")
+    load = "LoadCredential=server.key:/etc/verdictd-py/server.key"
+    with machine.changed(*command_line(more=TLS_FILES), load), machine.lines() as lines:
         started = machine.systemctl("start", SERVICE)
         yield judge(
             "LoadCredential=: TLS key that only root can read",
             "guest has its key over HTTPS",
             unless(started, "; ".join(lines()[-1:])),
-            get_resource(machine, f"https://{HTTP}", "--ca", "/etc/verdictd-py/tls.pem"),
+            get_resource(machine, f"https://{HTTP}", "--ca", "/etc/verdictd-py/ca.pem"),
         )
     # The unit's own settings again, with which the key cannot be read.
-    direct = files.replace("${CREDENTIALS_DIRECTORY}", "/etc/verdictd-py")
+    direct = TLS_FILES.replace("${CREDENTIALS_DIRECTORY}", "/etc/verdictd-py")
     with machine.changed(*command_line(more=direct)), machine.lines() as lines:
         started = machine.systemctl("start", SERVICE)
         written = lines()

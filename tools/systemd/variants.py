@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
+from tools.certificates import Certificates
 from tools.systemd.cases import (
     CONFIG,
     HTTP,
     SETTINGS,
+    TLS_FILES,
     TRUST,
     command_line,
     get_key,
@@ -17,7 +19,6 @@ from tools.systemd.cases import (
     judge,
     unless,
 )
-from tools.systemd.certificate import write_certificate
 from tools.systemd.machine import SERVICE, Machine, wait_for
 from tools.torture.scenario import Row
 
@@ -112,22 +113,21 @@ def air_gapped(machine: Machine) -> Iterator[Row]:
 
 def encrypted(machine: Machine) -> Iterator[Row]:
     """Read the private key of TLS from an encrypted credential."""
-    write_certificate(machine.root / "etc/verdictd-py")
+    Certificates.below(machine.root / "etc/verdictd-py")
     case = "LoadCredentialEncrypted=: TLS key"
-    paths = ("/etc/verdictd-py/tls.key", "/etc/verdictd-py/tls.key.cred")
-    made = machine.run("systemd-creds", "encrypt", "--with-key=host", "--name=tls.key", *paths)
+    paths = ("/etc/verdictd-py/server.key", "/etc/verdictd-py/server.key.cred")
+    made = machine.run("systemd-creds", "encrypt", "--with-key=host", "--name=server.key", *paths)
     if made.returncode != 0:
         yield judge(case, "", made.stderr.strip() or "systemd-creds failed")
         return
-    files = "--kbs-tls-cert /etc/verdictd-py/tls.pem --kbs-tls-key ${CREDENTIALS_DIRECTORY}/tls.key"
-    load = f"LoadCredentialEncrypted=tls.key:{paths[1]}"
-    with machine.changed(*command_line(more=files), load), machine.lines() as lines:
+    load = f"LoadCredentialEncrypted=server.key:{paths[1]}"
+    with machine.changed(*command_line(more=TLS_FILES), load), machine.lines() as lines:
         started = machine.systemctl("start", SERVICE)
         yield judge(
             case,
             "guest has its key over HTTPS",
             unless(started, "; ".join(lines()[-1:])),
-            get_resource(machine, f"https://{HTTP}", "--ca", "/etc/verdictd-py/tls.pem"),
+            get_resource(machine, f"https://{HTTP}", "--ca", "/etc/verdictd-py/ca.pem"),
         )
 
 

@@ -175,6 +175,18 @@ def read_file(file: Path, limit: int) -> bytes:
         raise ConfigError(f"cannot read {file}: {cause}; {_remedy(error)}") from error
 
 
+def read_whole(file: Path, limit: int) -> bytes:
+    """Read a file that a command line names, of at most `limit` bytes.
+
+    Raises:
+        ConfigError: the file cannot be read, or is larger.
+    """
+    content = read_file(file, limit)
+    if len(content) > limit:
+        raise ConfigError(f"{file} is larger than {limit} bytes; check its name")
+    return content
+
+
 def _remedy(error: Exception) -> str:
     """Return what to do about a file that cannot be read."""
     if isinstance(error, PermissionError):

@@ -7,9 +7,10 @@ but only the first one.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Address, Settings, Unsafe
-from verdictd_py.daemon import kbs, sealing
+from verdictd_py.daemon import database, kbs, sealing
 from verdictd_py.daemon.collateral import collateral_source
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import protection
@@ -113,6 +114,12 @@ def _sinks(settings: Settings, unsafe: Unsafe) -> None:
             sink_of(text)
 
 
+def _database(name: str, settings: Settings, unsafe: Unsafe) -> None:
+    url = getattr(settings, name)
+    if url is not None:
+        database.database_address(settings, unsafe, url)
+
+
 _TLS = ("client_api_cert", "client_api_key", "client_api_ca", "client_api_roles")
 
 _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
@@ -136,5 +143,12 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
         ("seal_strict", "seal_cache_seconds", "seal"),
         lambda settings, _: sealing.refuse_settings_without_effect(settings),
     ),
+    (("store", "seal"), lambda settings, _: database.require_seal(settings)),
+    (
+        ("store_password_file", "store", "kbs_sessions"),
+        lambda settings, _: database.refuse_password_without_effect(settings),
+    ),
+    (("store",), partial(_database, "store")),
+    (("kbs_sessions",), partial(_database, "kbs_sessions_database")),
 )
 """Settings that each check depends on, and the function that refuses a contradiction."""

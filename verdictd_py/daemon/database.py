@@ -33,6 +33,7 @@ from verdictd_py.storage.documents import OPA
 from verdictd_py.storage.layout import IMAGE_DEFAULTS, RELEASE_FILES
 
 if TYPE_CHECKING:  # psycopg is an optional extra
+    from verdictd_py.postgres.address import Address
     from verdictd_py.postgres.database import Database
     from verdictd_py.postgres.heads import StoredHeads
     from verdictd_py.postgres.objects import Objects
@@ -96,18 +97,11 @@ class SharedStore:
         Raises:
             ConfigError: the settings cannot be used; the message has the cause and the remedy.
         """
-        if settings.store is None:
-            if settings.store_password_file is not None and not settings.kbs_sessions_database:
-                raise ConfigError(
-                    "--store-password-file has no effect without --store; add it, or remove it"
-                )
-            return None
+        refuse_password_without_effect(settings)
+        require_seal(settings)
         sealer = sealer_of(settings)
-        if sealer is None:
-            raise ConfigError(
-                "--store needs --seal, because a database has nothing but sealed objects; add "
-                "--seal file:/path (docs/postgresql.md)"
-            )
+        if settings.store is None or sealer is None:
+            return None
         database = open_database(settings, unsafe)
         from verdictd_py.postgres.heads import StoredHeads  # noqa: PLC0415  # an optional extra
         from verdictd_py.postgres.mark import Mark  # noqa: PLC0415
@@ -224,26 +218,72 @@ class SharedStore:
         await self.sealer.close()
 
 
+def refuse_password_without_effect(settings: Settings) -> None:
+    """Refuse the password of a database without a database.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    named = settings.store or settings.kbs_sessions_database
+    if settings.store_password_file is not None and named is None:
+        raise ConfigError(
+            "--store-password-file has no effect without --store; add it, or remove it"
+        )
+
+
+def require_seal(settings: Settings) -> None:
+    """Refuse a database without a seal.
+
+    Raises:
+        ConfigError: the seal is missing.
+    """
+    if settings.store is not None and settings.seal is None:
+        raise ConfigError(
+            "--store needs --seal, because a database has nothing but sealed objects; add "
+            "--seal file:/path (docs/postgresql.md)"
+        )
+
+
 def open_database(settings: Settings, unsafe: Unsafe, url: str | None = None) -> Database:
     """Return the database of `--store`, or of another URL with the same password and protection.
 
     Raises:
         ConfigError: the settings cannot be used, or psycopg is not installed.
     """
+    address = database_address(settings, unsafe, url or settings.store or "")
+    require_password(address)
+    from verdictd_py.postgres.database import Database  # noqa: PLC0415  # an optional extra
+
+    return Database(address)
+
+
+def database_address(settings: Settings, unsafe: Unsafe, url: str) -> Address:
+    """Return the address of a database, checked; no file is read.
+
+    Raises:
+        ConfigError: the URL cannot be used, or psycopg is not installed.
+    """
     require_psycopg()
     from verdictd_py.postgres.address import Address  # noqa: PLC0415  # an optional extra
-    from verdictd_py.postgres.database import Database  # noqa: PLC0415
 
-    address = Address.parse(
-        url or settings.store or "",
+    return Address.parse(
+        url,
+        option="--kbs-sessions" if url == settings.kbs_sessions_database else "--store",
         password_file=settings.store_password_file,
         unsafe_tls=unsafe.unsafe_store_tls,
     )
+
+
+def require_password(address: Address) -> None:
+    """Read the password, if the address has one.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
     try:
         address.password()
     except StorageError as error:
         raise ConfigError(f"--store-password-file: {error}") from None
-    return Database(address)
 
 
 def require_psycopg() -> None:

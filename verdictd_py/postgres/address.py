@@ -1,4 +1,4 @@
-"""Address of the database: the URL of `--store`, and how a connection to it is protected.
+"""Address of a database: the URL of a setting, and how a connection to it is protected.
 
 A password is never part of the URL, which every user of the host can read in the list of processes.
 The server's certificate and name are verified, unless the connection is a unix socket or the
@@ -53,28 +53,34 @@ class Address:
 
     @classmethod
     def parse(
-        cls, url: str, *, password_file: Path | None = None, unsafe_tls: bool = False
+        cls,
+        url: str,
+        *,
+        option: str = "--store",
+        password_file: Path | None = None,
+        unsafe_tls: bool = False,
     ) -> Self:
         """Check a URL and complete it.
 
         Args:
+            option: the setting that has the URL, for messages.
             unsafe_tls: whether a connection without a verified certificate is allowed.
 
         Raises:
             ConfigError: the URL cannot be used; the message does not repeat it.
         """
-        given = _parameters(url)
+        given = _parameters(url, option)
         hosts = [host for host in given.get("host", "").split(",") if host]
         local = bool(hosts) and all(host.startswith("/") for host in hosts)
         if not hosts:
             raise ConfigError(
-                "--store names no server: write postgresql://USER@HOST/DATABASE, or "
+                f"{option} names no server: write postgresql://USER@HOST/DATABASE, or "
                 "postgresql:///DATABASE?host=/run/postgresql for a unix socket"
             )
         if local and (given.get("hostaddr") or os.environ.get("PGHOSTADDR")):
             raise ConfigError(
-                "--store names a unix socket and an address (hostaddr, PGHOSTADDR), to which libpq "
-                "would connect without TLS; remove one of them"
+                f"{option} names a unix socket and an address (hostaddr, PGHOSTADDR), to which "
+                "libpq would connect without TLS; remove one of them"
             )
         parameters = {
             "connect_timeout": str(_CONNECT_SECONDS),
@@ -88,7 +94,7 @@ class Address:
         if local:
             parameters["sslmode"] = "disable"
         else:
-            parameters |= _tls(given, unsafe=unsafe_tls)
+            parameters |= _tls(given, option, unsafe=unsafe_tls)
         text = ",".join(hosts)
         if not local and "port" in given:
             text += f":{given['port']}"
@@ -103,27 +109,27 @@ class Address:
         return None if self.password_file is None else read_password_file(self.password_file)
 
 
-def _parameters(url: str) -> dict[str, str]:
+def _parameters(url: str, option: str) -> dict[str, str]:
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(url).items()}
     except ProgrammingError:  # its text quotes the URL
         raise ConfigError(
-            "--store is not a URL of PostgreSQL; write postgresql://USER@HOST/DATABASE"
+            f"{option} is not a URL of PostgreSQL; write postgresql://USER@HOST/DATABASE"
         ) from None
     if "password" in given:
         raise ConfigError(
-            "--store has a password, which every user of this host could read; remove it, and "
+            f"{option} has a password, which every user of this host could read; remove it, and "
             "write it to the file of --store-password-file or to ~/.pgpass"
         )
     for name in sorted(given.keys() - _ALLOWED):
         raise ConfigError(
-            f"--store: the parameter {name} is not allowed; remove it. Allowed are "
+            f"{option}: the parameter {name} is not allowed; remove it. Allowed are "
             f"{', '.join(sorted(_ALLOWED))}"
         )
     return given
 
 
-def _tls(given: dict[str, str], *, unsafe: bool) -> dict[str, str]:
+def _tls(given: dict[str, str], option: str, *, unsafe: bool) -> dict[str, str]:
     """Return the parameters of TLS.
 
     Raises:
@@ -132,7 +138,7 @@ def _tls(given: dict[str, str], *, unsafe: bool) -> dict[str, str]:
     mode = given.get("sslmode", "verify-full")
     if mode != "verify-full" and not unsafe:
         raise ConfigError(
-            f"--store: sslmode={mode} does not verify the server; remove it, or add "
+            f"{option}: sslmode={mode} does not verify the server; remove it, or add "
             f"{UNSAFE_OPTION} for a test"
         )
     parameters = {"sslmode": mode}

@@ -109,7 +109,7 @@ def test_mistakes_are_refused_with_a_remedy(tmp_path: Path, data: Path) -> None:
         ([recipient, certificate], "cannot be mixed"),
         (["age1nonsense"], "copy it again"),
         ([str(identity)], "neither an age recipient"),
-        ([str(tmp_path / "absent")], "check --recipient"),
+        ([str(tmp_path / "absent")], "absent: No such file or directory; check its name"),
     ):
         options = [part for each in recipients for part in ("--recipient", each)]
         with pytest.raises(ConfigError, match=remedy):

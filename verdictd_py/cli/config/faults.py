@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from verdictd_py.cli.config import explained
 from verdictd_py.cli.config.statements import Document, read
-from verdictd_py.cli.parsing import read_file
+from verdictd_py.cli.parsing import read_whole
 from verdictd_py.config import Settings, Unsafe, describe, is_unsafe, unsafe_in_file
 from verdictd_py.daemon.contradictions import contradictions
 from verdictd_py.domain.spelling import closest, did_you_mean
@@ -44,9 +44,7 @@ def document_of(file: Path) -> Document:
     Raises:
         ConfigError: it cannot be read at all.
     """
-    content = read_file(file, MAX_BYTES)
-    if len(content) > MAX_BYTES:
-        raise ConfigError(f"{file} is larger than {MAX_BYTES} bytes; name a configuration")
+    content = read_whole(file, MAX_BYTES)
     try:
         return read(content.decode())
     except UnicodeDecodeError as error:

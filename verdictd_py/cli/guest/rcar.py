@@ -14,6 +14,7 @@ from verdictd_py import daemon as app
 from verdictd_py.cli.guest.options import NAMED, platform_directory
 from verdictd_py.cli.guest.packets import read_packet, unwrap
 from verdictd_py.cli.guest.tokens import read_token, write_token
+from verdictd_py.cli.parsing import read_whole
 from verdictd_py.domain.addresses import Address
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
@@ -182,7 +183,7 @@ def _link(options: Namespace) -> KbsLink:
 
 
 def _evidence(options: Namespace, init_data: str | None) -> Evidence:
-    log = None if options.event_log is None else _read(options.event_log, MAX_LOG_BYTES)
+    log = None if options.event_log is None else read_whole(options.event_log, MAX_LOG_BYTES)
     if options.attester == "none":
         raise ConfigError("a KBS requires evidence: choose another --attester, or --token-file")
     if options.attester == "sample":
@@ -201,17 +202,6 @@ def _evidence(options: Namespace, init_data: str | None) -> Evidence:
 
 def _init_data(path: Path) -> str:
     try:
-        return _read(path, MAX_INIT_DATA_BYTES).decode()
+        return read_whole(path, MAX_INIT_DATA_BYTES).decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: init-data is not UTF-8 text; check its name") from None
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(limit + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; check its name") from error
-    if len(content) > limit:
-        raise ConfigError(f"{path} is larger than {limit} bytes; check its name")
-    return content

@@ -16,7 +16,7 @@ from verdictd_py._generated import clientapi_pb2_grpc as upstream
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1
 from verdictd_py.cli import channels
 from verdictd_py.cli.output import progress
-from verdictd_py.cli.parsing import read_file
+from verdictd_py.cli.parsing import read_whole
 from verdictd_py.cli.servers import AcceptedUsers
 from verdictd_py.domain.addresses import Address
 from verdictd_py.errors import ConfigError, VerdictdError
@@ -246,10 +246,7 @@ def read(file: Path) -> bytes:
     Raises:
         ConfigError: the file cannot be read, or is larger than any request.
     """
-    content = read_file(file, MAX_FILE_BYTES)
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{file} is larger than {MAX_FILE_BYTES} bytes; check its name")
-    return content
+    return read_whole(file, MAX_FILE_BYTES)
 
 
 def write(file: Path, content: bytes, *, option: str = "--path") -> None:

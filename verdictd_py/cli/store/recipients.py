@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pysequoia import Cert, Tsk, decrypt, encrypt
 
+from verdictd_py.cli.parsing import read_whole
 from verdictd_py.errors import ConfigError
 from verdictd_py.formats.backup import BackupDamaged
 
@@ -55,7 +56,7 @@ def decrypted(content: bytes, identity: Path) -> bytes:
         ConfigError: the identity cannot be used.
         BackupDamaged: it is not encrypted to this identity, or was altered.
     """
-    text = _read(identity, "--identity")
+    text = read_whole(identity, _MAX_FILE_BYTES)
     if content.startswith(_AGE_FILE):
         library = _age()
         lines = (line.strip() for line in text.decode("utf-8", "replace").splitlines())
@@ -96,10 +97,9 @@ def _refused(identity: Path) -> BackupDamaged:
 
 
 def _certificate(path: Path) -> Cert:
+    content = read_whole(path, _MAX_FILE_BYTES)
     try:
-        certificate = Cert.from_bytes(_read(path, "--recipient"))
-    except ConfigError:
-        raise
+        certificate = Cert.from_bytes(content)
     except Exception:  # noqa: BLE001  # see above
         raise ConfigError(
             f"{path} is neither an age recipient (age1...) nor a file with an OpenPGP certificate"
@@ -108,17 +108,6 @@ def _certificate(path: Path) -> Cert:
     if certificate.is_revoked or (expiration is not None and expiration <= datetime.now(UTC)):
         raise ConfigError(f"the certificate in {path} is revoked or expired; use another one")
     return certificate
-
-
-def _read(path: Path, option: str) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(_MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; check {option}") from error
-    if len(content) > _MAX_FILE_BYTES:
-        raise ConfigError(f"{path} is too large for a key; check {option}")
-    return content
 
 
 def _age() -> Any:  # noqa: ANN401  # optional package without types

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.contradictions import contradictions
-from verdictd_py.daemon.diagnosis import addresses, data, files, host
+from verdictd_py.daemon.diagnosis import addresses, data, engines, files, host
 from verdictd_py.daemon.diagnosis.finding import Finding, Result
 from verdictd_py.daemon.diagnosis.host import Host
 from verdictd_py.storage.presence import running
@@ -33,6 +33,13 @@ def diagnose(settings: Settings | None, unsafe: Unsafe, of_host: Host) -> Iterat
     yield from data.directory(settings, unsafe)
     yield from data.space(settings)
     yield from asyncio.run(data.seal(settings))
+    of_engines = asyncio.run(engines.engines(settings, unsafe))
     of_decisions = asyncio.run(data.decisions(settings, unsafe, of_host.now))
-    known = {finding.message for finding in contradicting}
-    yield from (finding for finding in of_decisions if finding.message not in known)
+    yield from _new(of_engines, contradicting)
+    yield from _new(of_decisions, [*contradicting, *of_engines])
+
+
+def _new(findings: Iterable[Finding], reported: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield findings without the failures that were reported by another check."""
+    known = {one.message for one in reported if one.result is Result.FAILURE}
+    yield from (finding for finding in findings if finding.message not in known)

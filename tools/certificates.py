@@ -1,4 +1,4 @@
-"""A certificate authority of the engines, and one certificate for 127.0.0.1 and localhost."""
+"""A certificate authority of tools, and one certificate for 127.0.0.1 and localhost."""
 
 from __future__ import annotations
 
