@@ -133,7 +133,7 @@ def is_database(text: str) -> bool:
 
 
 def require_database(text: str) -> None:
-    """Refuse what is no URL of PostgreSQL, or has a password; libpq reads the rest of it.
+    """Refuse a text that is not a URL of PostgreSQL or has a password; libpq reads the rest.
 
     Raises:
         ValueError: it cannot be used; the message has the remedy, and repeats nothing of it.

@@ -290,7 +290,7 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
         mode("roles.toml", 0o666),
         [("rights", "failure", "can be changed by other users (mode 0666); run 'chmod go-w")],
     ),
-    "a key that every user may read": (
+    "a key that other users may use the password in": (
         mode("tls.key", 0o644),
         [("rights", "warning", "other users can read this secret; run 'chmod o-r")],
     ),
@@ -318,7 +318,7 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
         file("data/keys/mine", b"short"),
         [("data", "warning", "key mine has 5 bytes and is not served")],
     ),
-    "a key of guests that every user may read": (
+    "a key of guests that other users may use the password in": (
         file("data/keys/mine", bytes(32), 0o644),
         [("data", "warning", "keys/mine has mode 0644: other users may read it")],
     ),
@@ -392,11 +392,11 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
     ),
     "a store whose password is missing": (
         in_database(store_password_file="/nowhere/password"),
-        [("store", "failure", "--store-password-file: No such file")],
+        [("store", "failure", "/nowhere/password: No such file or directory; correct the path")],
     ),
     "a store whose password every user can read": (
         an_open_password,
-        [("store", "failure", "every user may read")],
+        [("store", "failure", "other users may use the password in")],
     ),
     "a store whose CA is missing": (
         in_database(store="postgresql://a@db.example/b?sslrootcert=/nowhere/ca"),
@@ -420,7 +420,7 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
     ),
     "a backend without its token": (
         in_vault(**{"token-file": "/nowhere/token"}),
-        [("backends", "failure", "No such file or directory: /nowhere/token; correct the file")],
+        [("backends", "failure", "/nowhere/token: No such file or directory; correct the path")],
     ),
     "a backend without its CA": (
         in_vault(**{"kubernetes-role": "a", "ca": "/nowhere/ca"}),
@@ -491,7 +491,10 @@ def test_a_broken_installation(name: str, installation: Installation, doctor: Do
 @pytest.mark.parametrize(
     ("change", "checks"),
     [
-        (in_database(), {"store", "policies"}),
+        (
+            lambda one: (in_database()(one), file("data/opa/tdxPolicy.rego", b"x")(one)),
+            {"store", "policies"},
+        ),
         (settings(kbs_sessions="postgresql://a@db.example/b"), {"sessions"}),
         (settings(kbs_sessions="valkeys://cache.example"), {"sessions"}),
         (in_vault(), {"backends"}),

@@ -85,9 +85,6 @@ async def _backend(backend: ResourceBackend) -> list[Finding]:
         location = location_of(backend)
         await VaultClient(location).close()
         location.login.begin()
-    except ConfigError as error:
+    except (ConfigError, StorageError) as error:
         found.append(Finding("backends", subject, Result.FAILURE, str(error)))
-    except StorageError as error:
-        text = f"{error}; correct the file, or its name in vault="
-        found.append(Finding("backends", subject, Result.FAILURE, text))
     return list(summary("backends", subject, found, _OK))
