@@ -11,8 +11,9 @@ from tests.support.tees import PROVING
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
+from verdictd_py.formats.stored import ALIASES
 from verdictd_py.storage.layout import prepare
-from verdictd_py.storage.stores import ALIASES, DirectoryKeyStore, DirectoryResourceStore
+from verdictd_py.storage.stores import DirectoryKeyStore, DirectoryResourceStore
 
 KEY = SecretBytes(bytes(range(32)))
 OTHER = SecretBytes(b"\n" * 32)

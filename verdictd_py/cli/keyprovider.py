@@ -24,6 +24,7 @@ from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import ConfigError, RequestError, StorageError, VerdictdError
 from verdictd_py.events.audit import AuditTrail
+from verdictd_py.formats.stored import KEYS, RESOURCES
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey
@@ -31,7 +32,7 @@ from verdictd_py.sealing.registry import open_key
 from verdictd_py.sealing.sealer import EnvelopeSealer
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.objects import Objects, SealedObjects
-from verdictd_py.storage.stores import KEYS, RESOURCES, DirectoryKeyStore
+from verdictd_py.storage.stores import DirectoryKeyStore
 
 _AUDIT: Final = "audit"
 

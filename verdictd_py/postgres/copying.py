@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Final, Protocol
 
 from verdictd_py.errors import AlreadyExists, NotFound, StorageError
+from verdictd_py.formats.stored import COLLATERAL, KEYS, RESOURCES
 from verdictd_py.postgres.objects import Objects, State, Write
 from verdictd_py.postgres.stores import kind_of
 from verdictd_py.storage import pools, walks
@@ -23,7 +24,7 @@ from verdictd_py.storage.documents import OPA
 from verdictd_py.storage.exclusive import exclusively
 from verdictd_py.storage.files import Steps, is_temporary
 from verdictd_py.storage.objects import Objects as Files
-from verdictd_py.storage.stores import COLLATERAL, KEYS, README, RESOURCES
+from verdictd_py.storage.stores import README
 
 TOPS: Final = (KEYS, RESOURCES, "image", "gpg", OPA, COLLATERAL)
 """Directories whose files are copied."""

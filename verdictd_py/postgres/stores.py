@@ -12,10 +12,29 @@ from functools import partial
 from typing import Final
 
 from verdictd_py.domain.events import WarningShadowed
-from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
-from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import AlreadyExists, NotFound, StorageError
 from verdictd_py.formats.contents import may_be_withheld, withheld
+from verdictd_py.formats.stored import (
+    ALIASES,
+    COLLATERAL,
+    EMPTY,
+    IMAGE_POLICY,
+    KEYS,
+    RESOURCES,
+    adoptable,
+    key_exists,
+    key_problem,
+    names_key,
+    names_resource,
+    require_key,
+    require_served,
+    require_storable,
+    resource_changed,
+    target_of,
+    usable_key,
+)
 from verdictd_py.offload import offload
 from verdictd_py.ports import (
     ANY,
@@ -31,7 +50,6 @@ from verdictd_py.postgres.ledger import Entry
 from verdictd_py.postgres.objects import Objects, State, Write
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.documents import OPA
-from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, RESOURCES, adoptable
 
 _KINDS: Final = {
     KEYS: Kind.KEY.value,
@@ -40,11 +58,6 @@ _KINDS: Final = {
     OPA: documents.KIND,
     "tokens": tokenkeys.KIND,
 }
-
-_IMAGE_POLICY: Final = frozenset(
-    LEGACY_RESOURCES[name] for name in ("Policy", "Sigstore Config", "Cosign Key", "GPG Keyring")
-)
-"""Resources by which guests decide about images; their digests are not secrets."""
 
 
 def kind_of(path: str) -> str:
@@ -67,8 +80,7 @@ def _alias_path(path: ResourcePath) -> str | None:
 
 
 def _target(path: ResourcePath) -> str:
-    """Return the path of what is written: the one behind its alias, if it has one."""
-    return _alias_path(path) or _own_path(path)
+    return "/".join(target_of(path))
 
 
 def _exists(state: State, path: str) -> bool:
@@ -109,23 +121,17 @@ class PostgresKeyStore:
         content = await self._objects.read(_key_path(key_id))
         if content is None:
             raise NotFound(f"there is no key {key_id}")
-        if len(content) != KEY_BYTES:
-            raise StorageError(
-                f"the key {key_id} has {len(content)} bytes and cannot be used: "
-                f"a key has {KEY_BYTES}"
-            )
-        return SecretBytes(content)
+        return usable_key(key_id, content)
 
     async def create(self, key_id: KeyId, key: SecretBytes) -> None:
-        if len(key) != KEY_BYTES:
-            raise StorageError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
+        require_key(key)
         path = _key_path(key_id)
 
         async def plan(state: State) -> Sequence[Write]:
             if key_id.segments in ALIASES or _exists(state, _own_path(_as_resource(key_id))):
-                raise AlreadyExists(f"the key {key_id} names a resource, not a key")
+                raise names_resource(key_id)
             if _exists(state, path):
-                raise AlreadyExists(f"the key {key_id} exists already")
+                raise key_exists(key_id)
             return (_write(path, key.reveal()),)
 
         await self._objects.change(plan)
@@ -209,7 +215,7 @@ class PostgresResourceStore:
 
     async def get(self, path: ResourcePath) -> StoredObject:
         found = await self.inspect(path)
-        if path in _IMAGE_POLICY:
+        if path in IMAGE_POLICY:
             await self._digests.observe({found.path: found.revision})
         return found
 
@@ -218,28 +224,20 @@ class PostgresResourceStore:
             content = await self._objects.read(place)
             if content is None:
                 continue
-            check = partial(withheld, path.segments, content)
-            problem = await offload(len(content), check)
-            if problem:
-                raise StorageError(f"the resource {path} is not served: {problem}")
+            await offload(len(content), partial(require_served, path, content))
             return StoredObject(Kind(kind_of(place)), place, SecretBytes(content))
         raise NotFound(f"there is no resource {path}")
 
     async def put(
         self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
     ) -> StoredObject:
-        if not len(content):
-            raise RequestError("an empty resource cannot be fetched by any guest")
-        check = partial(withheld, path.segments, content.reveal())
-        problem = await offload(len(content), check)
-        if problem:
-            raise RequestError(f"the resource {path} is refused: {problem}")
+        await offload(len(content), partial(require_storable, path, content.reveal()))
         target = _target(path)
 
         async def plan(state: State) -> Sequence[Write]:
             await self._require(path, expected)
             if target == _own_path(path) and _exists(state, _key_path(KeyId(path.segments))):
-                raise AlreadyExists(f"the resource {path} names a key, not a resource")
+                raise names_key(path)
             return (_write(target, content.reveal()),)
 
         state = await self._objects.change(plan)
@@ -272,12 +270,12 @@ class PostgresResourceStore:
         except NotFound:
             content = None
         if not has_revision(content, expected):
-            raise Conflict(f"the resource {path} has changed since it was read; read it again")
+            raise resource_changed(path)
 
     async def _described(self, name: str, entry: Entry) -> StoredName:
         path, problem = tuple(name.split("/")), ""
         if not entry.size:
-            problem = "it is empty, so no guest can fetch it"
+            problem = EMPTY
         elif may_be_withheld(path):
             try:
                 content = await self._objects.read(entry.path)
@@ -326,5 +324,5 @@ def _as_resource(key_id: KeyId) -> ResourcePath:
 
 
 def _described_key(entry: Entry) -> StoredName:
-    problem = "" if entry.size == KEY_BYTES else f"a key has {KEY_BYTES} bytes"
-    return StoredName(entry.path.partition("/")[2], entry.path, entry.size, entry.time, problem)
+    name, problem = entry.path.partition("/")[2], key_problem(entry.size)
+    return StoredName(name, entry.path, entry.size, entry.time, problem)

@@ -17,11 +17,12 @@ from verdictd_py.domain.events import WarningStorage
 from verdictd_py.domain.secrets import KEY_BYTES
 from verdictd_py.errors import NotFound, StorageError
 from verdictd_py.formats.sealed import is_sealed
+from verdictd_py.formats.stored import ALIASES, COLLATERAL, KEYS, RESOURCES
 from verdictd_py.ports import Events
 from verdictd_py.storage import files, links, pools, walks
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.documents import OPA
-from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, README, RESOURCES
+from verdictd_py.storage.stores import README
 
 AUDIT: Final = "audit"
 

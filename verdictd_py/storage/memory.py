@@ -11,9 +11,26 @@ from datetime import UTC, datetime
 from heapq import nsmallest
 
 from verdictd_py.domain.names import KeyId, Name, ResourcePath
-from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import AlreadyExists, Conflict, NotFound
 from verdictd_py.formats.contents import withheld
+from verdictd_py.formats.stored import (
+    ALIASES,
+    EMPTY,
+    KEYS,
+    RESOURCES,
+    adoptable,
+    key_exists,
+    key_problem,
+    names_key,
+    names_resource,
+    require_key,
+    require_served,
+    require_storable,
+    resource_changed,
+    target_of,
+    usable_key,
+)
 from verdictd_py.ports import (
     ANY,
     Document,
@@ -25,7 +42,6 @@ from verdictd_py.ports import (
     has_revision,
 )
 from verdictd_py.storage.documents import OPA, PolicyFileNames
-from verdictd_py.storage.stores import ALIASES, KEYS, RESOURCES, adoptable
 
 Files = dict[tuple[str, ...], bytes]
 """File contents by name below the root, as in a data directory; shared by keys and resources."""
@@ -119,21 +135,15 @@ class MemoryKeyStore:
         content = self.files.get((KEYS, *key_id.segments))
         if content is None:
             raise NotFound(f"there is no key {key_id}")
-        if len(content) != KEY_BYTES:
-            raise StorageError(
-                f"the key {key_id} has {len(content)} bytes and cannot be used: "
-                f"a key has {KEY_BYTES}"
-            )
-        return SecretBytes(content)
+        return usable_key(key_id, content)
 
     async def create(self, key_id: KeyId, key: SecretBytes) -> None:
         await asyncio.sleep(0)
-        if len(key) != KEY_BYTES:
-            raise StorageError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
+        require_key(key)
         if key_id.segments in ALIASES or (RESOURCES, *key_id.segments) in self.files:
-            raise AlreadyExists(f"the key {key_id} names a resource, not a key")
+            raise names_resource(key_id)
         if (KEYS, *key_id.segments) in self.files:
-            raise AlreadyExists(f"the key {key_id} exists already")
+            raise key_exists(key_id)
         self.files[(KEYS, *key_id.segments)] = key.reveal()
 
     async def adopt(self, key_id: KeyId) -> None:
@@ -154,7 +164,7 @@ class MemoryKeyStore:
 
     def _described(self, file: tuple[str, ...]) -> StoredName:
         size = len(self.files[file])
-        problem = "" if size == KEY_BYTES else f"a key has {KEY_BYTES} bytes"
+        problem = key_problem(size)
         return _stored_name(file, "/".join(file[1:]), size, problem)
 
 
@@ -169,7 +179,7 @@ class MemoryResourceStore:
         self.files = {} if files is None else files
 
     def file_of(self, path: ResourcePath) -> str:
-        return "/".join(ALIASES.get(path.segments) or (RESOURCES, *path.segments))
+        return "/".join(target_of(path))
 
     async def page(
         self,
@@ -207,15 +217,11 @@ class MemoryResourceStore:
         self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
     ) -> StoredObject:
         await asyncio.sleep(0)
-        if not len(content):
-            raise RequestError("an empty resource cannot be fetched by any guest")
-        target = ALIASES.get(path.segments) or (RESOURCES, *path.segments)
-        problem = withheld(path.segments, content.reveal())
-        if problem:
-            raise RequestError(f"the resource {path} is refused: {problem}")
+        require_storable(path, content.reveal())
+        target = target_of(path)
         self._require(path, expected)
         if target[0] == RESOURCES and (KEYS, *path.segments) in self.files:
-            raise AlreadyExists(f"the resource {path} names a key, not a resource")
+            raise names_key(path)
         self.files[target] = content.reveal()
         kind = Kind.RESOURCE if target[0] == RESOURCES else Kind.IMAGE
         return StoredObject(kind, "/".join(target), content)
@@ -223,7 +229,7 @@ class MemoryResourceStore:
     async def delete(self, path: ResourcePath, *, expected: Expected = ANY) -> None:
         await asyncio.sleep(0)
         self._require(path, expected)
-        if self.files.pop(ALIASES.get(path.segments) or (RESOURCES, *path.segments), None) is None:
+        if self.files.pop(target_of(path), None) is None:
             raise NotFound(f"there is no resource {path}")
 
     def _get(self, path: ResourcePath) -> StoredObject:
@@ -232,9 +238,7 @@ class MemoryResourceStore:
         file = own if own in self.files or alias is None else alias
         if file not in self.files:
             raise NotFound(f"there is no resource {path}")
-        problem = withheld(path.segments, self.files[file])
-        if problem:
-            raise StorageError(f"the resource {path} is not served: {problem}")
+        require_served(path, self.files[file])
         kind = Kind.RESOURCE if file == own else Kind.IMAGE
         return StoredObject(kind, "/".join(file), SecretBytes(self.files[file]))
 
@@ -246,13 +250,13 @@ class MemoryResourceStore:
         except NotFound:
             content = None
         if not has_revision(content, expected):
-            raise Conflict(f"the resource {path} has changed since it was read; read it again")
+            raise resource_changed(path)
 
     def _described(self, path: tuple[str, ...], file: tuple[str, ...]) -> StoredName:
         content = self.files[file]
         problem = withheld(path, content)
         if not content:
-            problem = "it is empty, so no guest can fetch it"
+            problem = EMPTY
         return _stored_name(file, "/".join(path), len(content), problem)
 
 

@@ -12,11 +12,27 @@ from itertools import islice
 from typing import Final
 
 from verdictd_py.domain.events import WarningShadowed
-from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
+from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.errors import AlreadyExists, NotFound, StorageError
 from verdictd_py.formats.contents import may_be_withheld, withheld
 from verdictd_py.formats.sealed import is_sealed
+from verdictd_py.formats.stored import (
+    ALIASES,
+    COLLATERAL,
+    EMPTY,
+    IMAGE_POLICY,
+    KEYS,
+    RESOURCES,
+    adoptable,
+    key_problem,
+    require_key,
+    require_served,
+    require_storable,
+    resource_changed,
+    target_of,
+    usable_key,
+)
 from verdictd_py.offload import offload
 from verdictd_py.ports import (
     ANY,
@@ -43,47 +59,11 @@ from verdictd_py.storage.objects import (
 )
 from verdictd_py.storage.resident import NotResident
 
-KEYS: Final = "keys"
-RESOURCES: Final = "resources"
-COLLATERAL: Final = "collateral"
 README: Final = "README.md"
 """File that a checkout used as a data directory has among its keys; it is not a key."""
 
 MAX_EXAMINED: Final = 100_000
 """Names after which the search for a prefix ends, about a tenth of a second."""
-
-_FILES: Final = {
-    "Policy": ("image", "policy.json"),
-    "Sigstore Config": ("image", "sigstore.yaml"),
-    "Cosign Key": ("image", "cosign.key"),
-    "Credential": ("image", "auth.json"),
-    "GPG Keyring": ("gpg", "keyring.gpg"),
-}
-
-ALIASES: Final = {LEGACY_RESOURCES[name].segments: file for name, file in _FILES.items()}
-"""Files of the image and gpg directories, by the path of the resource that stands for each."""
-
-
-_IMAGE_POLICY: Final = frozenset(
-    LEGACY_RESOURCES[name] for name in ("Policy", "Sigstore Config", "Cosign Key", "GPG Keyring")
-)
-"""Resources by which guests decide about images; their digests are not secrets."""
-
-
-def adoptable(key_id: KeyId, content: bytes) -> bytes:
-    """Return the content of a resource that can become a key.
-
-    Raises:
-        RequestError: it has another size than a key, or guests need it as a resource.
-    """
-    if key_id.segments in ALIASES:
-        raise RequestError(f"{key_id} is read by guests as a resource and cannot become a key")
-    if len(content) != KEY_BYTES:
-        raise RequestError(
-            f"the resource {key_id} has {len(content)} bytes and cannot become a key: "
-            f"a key has {KEY_BYTES}"
-        )
-    return content
 
 
 class DirectoryKeyStore:
@@ -122,8 +102,7 @@ class DirectoryKeyStore:
 
     def _described(self, entry: Entry) -> StoredName:
         size = KEY_BYTES if entry.size == KEY_BYTES else self._objects.size_of(entry)
-        problem = "" if size == KEY_BYTES else f"a key has {KEY_BYTES} bytes"
-        return _named(replace(entry, size=size), "/".join(entry.segments[1:]), problem)
+        return _named(replace(entry, size=size), "/".join(entry.segments[1:]), key_problem(size))
 
     async def get(self, key_id: KeyId) -> SecretBytes:
         file = (KEYS, *key_id.segments)
@@ -133,16 +112,10 @@ class DirectoryKeyStore:
             raise NotFound(f"there is no key {key_id}") from None
         except StorageError as error:
             raise type(error)(f"the key {key_id} {error}") from None
-        if len(content) != KEY_BYTES:
-            raise StorageError(
-                f"the key {key_id} has {len(content)} bytes and cannot be used: "
-                f"a key has {KEY_BYTES}"
-            )
-        return SecretBytes(content)
+        return usable_key(key_id, content)
 
     async def create(self, key_id: KeyId, key: SecretBytes) -> None:
-        if len(key) != KEY_BYTES:
-            raise StorageError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
+        require_key(key)
         resource, file = (RESOURCES, *key_id.segments), (KEYS, *key_id.segments)
 
         def change() -> Steps[None]:
@@ -233,7 +206,7 @@ class DirectoryResourceStore:
         self._digests = digests
 
     def file_of(self, path: ResourcePath) -> str:
-        return "/".join(_target(path))
+        return "/".join(target_of(path))
 
     async def page(
         self,
@@ -282,7 +255,7 @@ class DirectoryResourceStore:
         problem = ""
         size = self._objects.size_of(entry)
         if not size:
-            problem = "it is empty, so no guest can fetch it"
+            problem = EMPTY
         elif may_be_withheld(path):
             try:
                 problem = self._withheld(path, entry)
@@ -297,15 +270,13 @@ class DirectoryResourceStore:
 
     async def get(self, path: ResourcePath) -> StoredObject:
         found = await self.inspect(path)
-        if path in _IMAGE_POLICY:
+        if path in IMAGE_POLICY:
             await self._digests.observe({found.path: found.revision})
         return found
 
     async def inspect(self, path: ResourcePath) -> StoredObject:
         segments, found = await self._find(path)
-        problem = withheld(path.segments, found.content)
-        if problem:
-            raise StorageError(f"the resource {path} is not served: {problem}")
+        await offload(len(found.content), partial(require_served, path, found.content))
         kind = Kind.RESOURCE if segments[0] == RESOURCES else Kind.IMAGE
         return StoredObject(kind, "/".join(segments), SecretBytes(found.content))
 
@@ -329,13 +300,8 @@ class DirectoryResourceStore:
     async def put(
         self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
     ) -> StoredObject:
-        if not len(content):
-            raise RequestError("an empty resource cannot be fetched by any guest")
-        target = _target(path)
-        check = partial(withheld, path.segments, content.reveal())
-        problem = await offload(len(content), check)
-        if problem:
-            raise RequestError(f"the resource {path} is refused: {problem}")
+        await offload(len(content), partial(require_storable, path, content.reveal()))
+        target = target_of(path)
 
         async def attempt() -> None:
             require = await self._expecting(path, expected)
@@ -361,7 +327,7 @@ class DirectoryResourceStore:
         return StoredObject(kind, "/".join(target), content)
 
     async def delete(self, path: ResourcePath, *, expected: Expected = ANY) -> None:
-        target = _target(path)
+        target = target_of(path)
 
         async def attempt() -> None:
             require = await self._expecting(path, expected)
@@ -397,20 +363,15 @@ class DirectoryResourceStore:
         try:
             segments, found = await self._find(path)
         except NotFound:
-            segments, found = _target(path), None
+            segments, found = target_of(path), None
         if not has_revision(None if found is None else found.content, expected):
-            raise Conflict(f"the resource {path} has changed since it was read; read it again")
+            raise resource_changed(path)
         return partial(require_same, self._directory, segments, found)
 
     def _warn_if_shadowed(self, path: ResourcePath) -> None:
         own = (RESOURCES, *path.segments)
-        if _target(path) != own and self._directory.exists(own):
+        if target_of(path) != own and self._directory.exists(own):
             self._events.record(WarningShadowed(resource=str(path), by="/".join(own)))
-
-
-def _target(path: ResourcePath) -> tuple[str, ...]:
-    """Return the file to which the resource is written: the one behind its alias, if it has one."""
-    return ALIASES.get(path.segments) or (RESOURCES, *path.segments)
 
 
 class DirectoryCollateralStore:

@@ -17,7 +17,8 @@ from typing import Final
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.errors import Conflict, NotFound, RequestError, StorageError
+from verdictd_py.formats.stored import key_exists, names_resource, require_key
 from verdictd_py.ports import StoredName
 from verdictd_py.vault.client import OK, VaultClient
 from verdictd_py.vault.entries import KvEntries
@@ -80,21 +81,20 @@ class TransitKeyStore:
 
     async def create(self, key_id: KeyId, key: SecretBytes) -> None:
         require_writable(self._writable, key_id)
-        if len(key) != KEY_BYTES:
-            raise StorageError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
+        require_key(key)
         try:
             rest = self._names.rest(key_id)
             if self._resources is not None and await self._resources.exists(rest):
-                raise AlreadyExists(f"the key {key_id} names a resource, not a key")
+                raise names_resource(key_id)
             entry = await self._entries.read(rest)
             if entry.fields is not None:
-                raise AlreadyExists(f"the key {key_id} exists already")
+                raise key_exists(key_id)
             body: dict[str, JsonValue] = {"plaintext": base64.b64encode(key.reveal()).decode()}
             await self._require_key()
             wrapped = await self._transit("encrypt", key_id, body, "ciphertext")
             await self._entries.write(rest, {FIELD: wrapped}, after=entry.version)
         except Conflict:
-            raise AlreadyExists(f"the key {key_id} exists already") from None
+            raise key_exists(key_id) from None
         except StorageError as error:
             raise _about(key_id, error) from None
 

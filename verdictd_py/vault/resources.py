@@ -10,20 +10,26 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from verdictd_py.domain.names import Name, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
-    AlreadyExists,
     Conflict,
     NotAuthorized,
     NotFound,
     RequestError,
     StorageError,
 )
-from verdictd_py.formats.contents import withheld
+from verdictd_py.formats.stored import (
+    names_key,
+    require_served,
+    require_storable,
+    resource_changed,
+)
+from verdictd_py.offload import offload
 from verdictd_py.ports import ANY, Expected, Kind, StoredName, StoredObject, has_revision
 from verdictd_py.vault.entries import Entry, KvEntries
 
@@ -124,7 +130,7 @@ class KvResourceStore:
         return await self._names.any_with(prefix)
 
     async def get(self, path: ResourcePath) -> StoredObject:
-        return self._object(path, await self._read(path))
+        return await self._object(path, await self._read(path))
 
     async def inspect(self, path: ResourcePath) -> StoredObject:
         return await self.get(path)
@@ -133,16 +139,13 @@ class KvResourceStore:
         self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
     ) -> StoredObject:
         require_writable(self._writable, path)
-        if not len(content):
-            raise RequestError("an empty resource cannot be fetched by any guest")
-        if problem := withheld(path.segments, content.reveal()):
-            raise RequestError(f"the resource {path} is refused: {problem}")
+        await offload(len(content), partial(require_storable, path, content.reveal()))
         try:
             is_key = self._keys is not None and await self._keys.exists(self._names.rest(path))
         except StorageError as error:
             raise _about(path, error) from None
         if is_key:
-            raise AlreadyExists(f"the resource {path} names a key, not a resource")
+            raise names_key(path)
         await self._write(path, _fields(content.reveal()), expected)
         return StoredObject(Kind.RESOURCE, self.file_of(path), content)
 
@@ -166,16 +169,18 @@ class KvResourceStore:
         after = None
         if expected is not ANY:
             entry = await self._read(path)
-            content = None if entry.fields is None else self._object(path, entry).content.reveal()
+            content = None
+            if entry.fields is not None:
+                content = (await self._object(path, entry)).content.reveal()
             if not has_revision(content, expected):
-                raise _changed(path)
+                raise resource_changed(path)
             if content is None and not fields:
                 raise NotFound(f"there is no resource {path}")
             after = entry.version
         try:
             await self._entries.write(self._names.rest(path), fields, after=after)
         except Conflict:
-            raise _changed(path) from None
+            raise resource_changed(path) from None
         except StorageError as error:
             raise _about(path, error) from None
 
@@ -185,15 +190,14 @@ class KvResourceStore:
         except StorageError as error:
             raise _about(path, error) from None
 
-    def _object(self, path: ResourcePath, entry: Entry) -> StoredObject:
+    async def _object(self, path: ResourcePath, entry: Entry) -> StoredObject:
         if entry.fields is None:
             raise NotFound(f"there is no resource {path}")
         try:
             content = _content(entry.fields)
         except ValueError as error:
             raise StorageError(f"the resource {path} cannot be served: {error}") from None
-        if problem := withheld(path.segments, content):
-            raise StorageError(f"the resource {path} is not served: {problem}")
+        await offload(len(content), partial(require_served, path, content))
         return StoredObject(Kind.RESOURCE, self.file_of(path), SecretBytes(content))
 
 
@@ -244,10 +248,6 @@ def _fields(content: bytes) -> dict[str, JsonValue]:
     except UnicodeDecodeError:
         return {BINARY: base64.b64encode(content).decode()}
     return {TEXT: text}
-
-
-def _changed(path: ResourcePath) -> Conflict:
-    return Conflict(f"the resource {path} has changed since it was read; read it again")
 
 
 def _about(path: ResourcePath, error: StorageError) -> StorageError:
