@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from tests.events.trails import created
+from tests.support.clock import until
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import AuditNotDelivered
 from verdictd_py.errors import ConfigError
@@ -65,8 +66,10 @@ class Collector:
         self.released.set()
         self.called = threading.Semaphore(0)
         self.closed = False
+        self.calls = 0
 
     def send(self, lines: Sequence[bytes]) -> int:
+        self.calls += 1
         self.called.release()
         assert self.released.wait(60)
         if self.fails:
@@ -105,6 +108,19 @@ async def test_a_sink_that_does_not_answer_delays_nothing_and_its_losses_are_rec
     assert 15 < fields["records"] < 30
     collector.released.set()
     trail.close()
+
+
+async def test_records_of_a_moment_are_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that wakes for each record costs more than the record."""
+    monkeypatch.setattr(sink, "GATHER_SECONDS", 60)  # until the end, which ends the wait
+    collector = Collector()
+    delivery = Delivery("test", collector)
+    delivery.put(b"first\n")
+    await until(lambda: not delivery._is_idle)
+    delivery.put(b"second\n")
+    assert await asyncio.to_thread(delivery.close, 60) == 0
+    assert collector.lines == [b"first", b"second"]
+    assert collector.calls == 1
 
 
 async def test_a_sink_is_tried_again(audit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

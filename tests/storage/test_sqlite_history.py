@@ -16,6 +16,7 @@ import pytest
 from tests.support.events import RecordedEvents
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
+from verdictd_py.broker import revisions
 from verdictd_py.broker.history import History
 from verdictd_py.broker.historykeeper import HistoryKeeper
 from verdictd_py.broker.judgement import Judgement, Verdict
@@ -325,3 +326,17 @@ async def test_the_number_of_texts_of_a_document_is_limited(path: Path) -> None:
     await first.keeper.close()
     second = await Broker(path).started()
     assert len(second.revisions.list_of(OPERATOR, "tdxPolicy.rego")) == MAX_REVISIONS
+
+
+async def test_the_size_of_all_texts_is_limited(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revisions, "MAX_BYTES", 1000)
+    broker = await Broker(path).started()
+    for number in range(4):
+        broker.texts["tdxPolicy.rego"] = f"package a{number}".ljust(400)
+        await broker.revisions.observe()
+    listed = broker.revisions.list_of(OPERATOR, "tdxPolicy.rego")
+    assert len(listed) == 2
+    assert [broker.revisions.is_current(each) for each in listed].count(True) == 1
+    await broker.keeper.close()
