@@ -116,7 +116,7 @@ async def test_records_of_a_moment_are_sent_together(monkeypatch: pytest.MonkeyP
     collector = Collector()
     delivery = Delivery("test", collector)
     delivery.put(b"first\n")
-    await until(lambda: not delivery._is_idle)
+    await until(lambda: not delivery._is_idle or collector.calls)
     delivery.put(b"second\n")
     assert await asyncio.to_thread(delivery.close, 60) == 0
     assert collector.lines == [b"first", b"second"]
