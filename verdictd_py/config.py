@@ -38,6 +38,7 @@ from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
 from verdictd_py.protocols.keyprovider.parameter import parse as parse_parameter
+from verdictd_py.secretfiles import CREDENTIAL, credential_file
 from verdictd_py.vault.settings import ResourceBackend, require_different
 
 ENVIRONMENT_PREFIX: Final = "VERDICTD_"
@@ -53,9 +54,6 @@ MAX_WORKERS: Final = 128
 # No other installed package may change how settings are read, and pydantic would look for such
 # plug-ins in all of them, which takes milliseconds of the start.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-
-CREDENTIAL: Final = "credential:"
-"""Beginning of a path that stands for a credential of systemd."""
 
 CREDENTIALS: Final = Path("/run/credentials/verdictd-py.service")
 """Where systemd puts the credentials of the unit, for commands outside of it (systemd.exec(5))."""
@@ -221,7 +219,7 @@ class Settings(BaseModel):
         if value == "":  # pathlib reads it as the working directory
             raise ValueError("it is empty: write a path, or remove it")
         if isinstance(value, str) and value.startswith(CREDENTIAL):
-            return credential(value.removeprefix(CREDENTIAL))
+            return credential_file(value, CREDENTIALS)
         return value
 
     @field_validator(*("verifier", "collateral_url", "collateral_pin", "audit_sink"), mode="before")
@@ -426,18 +424,6 @@ class Settings(BaseModel):
     @property
     def kbs_http_address(self) -> Address | None:
         return None if self.kbs_http is None else Address.parse(self.kbs_http)
-
-
-def credential(name: str) -> Path:
-    """Return the file of a credential of systemd (`LoadCredential=NAME:FILE`).
-
-    Raises:
-        ValueError: it is not a name; the message has the remedy.
-    """
-    if not name or "/" in name or name in (".", ".."):
-        raise ValueError(f"{name!r} is not the name of a credential: write credential:NAME")
-    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    return (Path(directory) if Path(directory).is_absolute() else CREDENTIALS) / name
 
 
 def _is_origin(url: str) -> bool:

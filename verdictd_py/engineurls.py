@@ -13,7 +13,6 @@ CAs by default), `cert` and `key` (of this client), `insecure_plaintext=yes` (no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from verdictd_py.domain.addresses import Address
 from verdictd_py.errors import StorageError
-from verdictd_py.secretfiles import read_password_file
+from verdictd_py.secretfiles import CREDENTIAL, credential_file, read_password_file
 
 VALKEY: Final = ("valkey", "valkeys")
 POSTGRESQL: Final = ("postgresql", "postgres")
-
-CREDENTIAL: Final = "credential:"
-"""Beginning of a `password_file` that names a credential of the service manager (systemd)."""
 
 _PORT: Final = 6379
 _OPTIONS: Final = frozenset({"password_file", "ca", "cert", "key", "insecure_plaintext"})
@@ -113,7 +109,13 @@ class EngineUrl:
         """
         if not self.password_file:
             return None
-        return read_password_file(_path(self.password_file, os.environ))
+        path = Path(self.password_file)
+        if self.password_file.startswith(CREDENTIAL):
+            try:
+                path = credential_file(self.password_file)
+            except ValueError as error:
+                raise StorageError(str(error)) from None
+        return read_password_file(path)
 
     def __str__(self) -> str:
         """Return the address for messages: without user, files and options."""
@@ -195,18 +197,6 @@ def _tls(scheme: str, address: Address, options: Mapping[str, str]) -> bool:
             "valkey:// uses no TLS, so ca, cert and key have no effect: use valkeys://"
         )
     return False
-
-
-def _path(name: str, environment: Mapping[str, str]) -> Path:
-    if not name.startswith(CREDENTIAL):
-        return Path(name)
-    directory = environment.get("CREDENTIALS_DIRECTORY")
-    if not directory:
-        raise StorageError(
-            f"there is no {name}: CREDENTIALS_DIRECTORY is not set; add LoadCredential= to the "
-            "unit, or name a file"
-        )
-    return Path(directory) / Path(name.removeprefix(CREDENTIAL)).name
 
 
 def _is_number(text: str) -> bool:

@@ -15,12 +15,40 @@ from typing import Final
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import StorageError
 
+CREDENTIAL: Final = "credential:"
+"""Prefix of the name of a credential of systemd, written instead of a path."""
+
 _FORBIDDEN: Final = stat.S_IWGRP | stat.S_IRWXO
 _MAX_PASSWORD_BYTES: Final = 4096
 
 
 class SecretFileUnusable(StorageError):
     """A file cannot be used; the message has its path, the cause and the remedy, no content."""
+
+
+def credential_file(text: str, default: Path | None = None) -> Path:
+    """Return the file of `credential:NAME` (`LoadCredential=NAME:FILE` in the unit).
+
+    Args:
+        default: directory of the credentials for a process that the unit did not start; None if
+            such a process has none.
+
+    Raises:
+        ValueError: it is not a name, or the process has no credentials; the message has the
+            remedy.
+    """
+    name = text.removeprefix(CREDENTIAL)
+    if not name or "/" in name or name.startswith("."):
+        raise ValueError(f"{name!r} is not the name of a credential: write credential:NAME")
+    directory = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""))
+    if directory.is_absolute():
+        return directory / name
+    if default is None:
+        raise ValueError(
+            f"{text}: the service manager gave no credentials; add LoadCredential={name}:FILE or "
+            f"LoadCredentialEncrypted={name}:FILE to the unit, or write the path of a file"
+        )
+    return default / name
 
 
 def read_secret_file(

@@ -29,14 +29,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
 from verdictd_py.ports.sealing import DATA_KEY_BYTES, SealBroken, SealUnavailable
-from verdictd_py.secretfiles import SecretFileUnusable, read_secret_file
+from verdictd_py.secretfiles import SecretFileUnusable, credential_file, read_secret_file
 
 KEY_BYTES: Final = 32
 MAX_VERSIONS: Final = 1000
 _MAX_FILE_BYTES: Final = 256
 _NONCE_BYTES: Final = 12
 _WRAPPED_BYTES: Final = _NONCE_BYTES + DATA_KEY_BYTES + 16
-_CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
 
 _States = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and status of the files of all versions."""
@@ -54,16 +53,10 @@ def open_key(location: str) -> KeyFile:
 
 def open_credential(location: str) -> KeyFile:
     """Open `credential:NAME`; see `OpenKey`."""
-    name = location.removeprefix("credential:")
-    if not name or "/" in name or name.startswith("."):
-        raise ConfigError(f"--seal {location}: write the name of a credential, credential:kek")
-    directory = os.environ.get(_CREDENTIALS, "")
-    if not directory:
-        raise ConfigError(
-            f"--seal {location}: the service manager gave no credentials; add "
-            f"LoadCredentialEncrypted={name}:FILE to the unit, or use file:/path"
-        )
-    return KeyFile(Path(directory) / name)
+    try:
+        return KeyFile(credential_file(location))
+    except ValueError as error:
+        raise ConfigError(f"--seal: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

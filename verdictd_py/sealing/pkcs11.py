@@ -11,7 +11,6 @@ that does not answer in time counts as unavailable; another thread takes the pla
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,12 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
 from verdictd_py.formats.pkcs11uri import Pkcs11Uri
 from verdictd_py.ports.sealing import DATA_KEY_BYTES, SealBroken, SealUnavailable
-from verdictd_py.secretfiles import SecretFileUnusable, read_secret_file
+from verdictd_py.secretfiles import (
+    CREDENTIAL,
+    SecretFileUnusable,
+    credential_file,
+    read_secret_file,
+)
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -274,14 +278,12 @@ def read_pin(source: str) -> SecretBytes:
     Raises:
         SealUnavailable: it cannot be used (see `read_secret_file`), or is not ASCII.
     """
-    if source.startswith("credential:"):
-        directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-        path = Path(directory or "/nonexistent") / Path(source.removeprefix("credential:")).name
-    else:
-        path = Path(source.removeprefix("file:"))
     try:
+        path = Path(source.removeprefix("file:"))
+        if source.startswith(CREDENTIAL):
+            path = credential_file(source)
         pin = read_secret_file(path, "PIN", max_bytes=_MAX_PIN_BYTES).reveal().rstrip(b"\r\n")
-    except SecretFileUnusable as error:
+    except (SecretFileUnusable, ValueError) as error:
         raise SealUnavailable(f"pin-source: {error}") from None
     if not pin or not pin.isascii():
         raise SealUnavailable(f"the file {path} has no PIN; write it there, without anything else")

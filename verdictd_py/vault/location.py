@@ -6,7 +6,6 @@ The location has no secret: options name the files of the token, the secret id o
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.errors import ConfigError
+from verdictd_py.secretfiles import CREDENTIAL, credential_file
 from verdictd_py.vault.logins import AppRole, Kubernetes, Login, TokenFile
 
 SCHEME: Final = "vault:"
@@ -23,7 +23,6 @@ MAX_TIMEOUT_S: Final = 60.0
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 """Where the kubelet puts the JWT of a pod's service account."""
 
-_CREDENTIAL: Final = "credential:"
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
 _LOGIN_OPTIONS: Final = (
     *("token-file", "role-id", "secret-id-file", "kubernetes-role", "jwt-file", "auth-mount"),
@@ -146,14 +145,8 @@ def _login(options: dict[str, str]) -> Login:
 
 def _file(text: str) -> Path:
     """Return a file, or a credential of the service manager: `credential:NAME`."""
-    if text.startswith(_CREDENTIAL):
-        name, directory = text.removeprefix(_CREDENTIAL), os.environ.get("CREDENTIALS_DIRECTORY")
-        if not directory or not _SEGMENT.fullmatch(name):
-            raise ValueError(
-                f"{text}: the service manager gave no such credential; add "
-                f"LoadCredential={name}:FILE to the unit, or write the path of a file"
-            )
-        return Path(directory) / name
+    if text.startswith(CREDENTIAL):
+        return credential_file(text)
     if not text.startswith("/"):
         raise ValueError(f"{text!r} is not the absolute path of a file")
     return Path(text)
