@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,8 @@ from verdictd_py.domain.names import KeyId, Name
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import NotFound
 from verdictd_py.ports import ANY
-from verdictd_py.ports.sealing import SealBroken
-from verdictd_py.postgres.objects import Objects, StoreAltered
+from verdictd_py.ports.sealing import SealBroken, SealedName, Sealer
+from verdictd_py.postgres.objects import Objects, State, StoreAltered, Write
 from verdictd_py.postgres.stores import PostgresKeyStore
 
 ONE, TWO = KeyId.parse("one"), KeyId.parse("default/key/2")
@@ -49,7 +49,8 @@ def rows(database: TestDatabase) -> list[tuple[object, ...]]:
 
 def put_back(database: TestDatabase, row: tuple[object, ...]) -> None:
     database.execute("DELETE FROM verdictd.objects WHERE path = %s", row[0])
-    database.execute("INSERT INTO verdictd.objects VALUES (%s, %s, %s, %s, %s, %s)", *row)
+    values = ", ".join(["%s"] * len(row))
+    database.execute(f"INSERT INTO verdictd.objects VALUES ({values})", *row)  # noqa: S608
 
 
 async def test_a_row_of_another_path_is_refused_and_named(
@@ -191,6 +192,76 @@ async def test_an_object_of_another_store_is_refused(
             await PostgresKeyStore(other).get(ONE)
     finally:
         await other.close()
+
+
+class RecordingSealer:
+    """Port `Sealer` that records what it has sealed: the database receives it before a commit."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+        self.sealed: list[bytes] = []
+
+    async def seal(self, name: SealedName, content: bytes) -> bytes:
+        self.sealed.append(await self._sealer.seal(name, content))
+        return self.sealed[-1]
+
+    async def unseal(self, name: SealedName, sealed: bytes) -> bytes:
+        return await self._sealer.unseal(name, sealed)
+
+
+@pytest.fixture
+def sealer() -> RecordingSealer:
+    return RecordingSealer(postgres.sealer_of())
+
+
+@pytest_asyncio.fixture
+async def loser(database: TestDatabase, sealer: RecordingSealer) -> AsyncIterator[Objects]:
+    """Another broker, which loses a race for one document."""
+    opened = objects_of(database, sealer=sealer)
+    yield opened
+    await opened.close()
+
+
+async def race(winner: Objects, loser: Objects) -> None:
+    """Store a document at one broker after another one has computed the same change."""
+    raced = False
+
+    async def plan(state: State) -> Sequence[Write]:
+        nonlocal raced
+        if raced:
+            return ()
+        raced = True
+        await documents_of(winner).put(POLICY, "allows little", expected=ANY)
+        return (Write(f"opa/{POLICY}", "document", b"allows much"),)
+
+    await loser.change(plan)
+
+
+async def test_the_envelope_of_a_change_that_failed_is_refused_and_named(
+    database: TestDatabase,
+    objects: Objects,
+    later: Objects,
+    loser: Objects,
+    sealer: RecordingSealer,
+) -> None:
+    await race(objects, loser)
+    ((revision, stored),) = database.execute("SELECT revision, sealed FROM verdictd.objects")
+    lost = sealer.sealed[-1]
+    assert (revision, stored != lost) == (1, True)
+    database.execute("UPDATE verdictd.objects SET sealed = %s", lost)
+    for opened in (objects, later, loser):
+        with pytest.raises(SealBroken, match=r"opa/mine\.rego"):
+            await documents_of(opened).get(POLICY)
+
+
+async def test_the_row_of_a_change_that_failed_is_refused(
+    database: TestDatabase, objects: Objects, later: Objects
+) -> None:
+    """Path and revision are those of the ledger; the attempt is another one."""
+    await documents_of(objects).put(POLICY, "allows little", expected=ANY)
+    database.execute("UPDATE verdictd.objects SET nonce = %s", bytes(16))
+    with pytest.raises(StoreAltered, match="of a change that failed"):
+        await documents_of(later).get(POLICY)
 
 
 async def test_another_key_encryption_key_opens_nothing(

@@ -8,7 +8,13 @@ change and a *tag*: HMAC-SHA-256, under a key that only brokers can unseal, over
 sum of the HMACs of all entries (a keyed multiset hash). A broker that reads all entries can verify
 the tag, and one that knows them needs only those that have changed.
 
-Nothing of the sum is stored, so that its terms are not known outside the brokers.
+Brokers that race, and a database that reports a failure, can have several objects sealed under one
+path and one number. Therefore each attempt has a *nonce*, which the seal and the sum contain: only
+the envelope of the attempt that was stored is valid.
+
+The sum has two parts, so that a missing revision can be named without its nonce: the revisions are
+in the upper one, the nonces in the lower one. Nothing of it is stored, so that its terms are not
+known outside the brokers.
 
 Source: Clarke and others, "Incremental Multiset Hash Functions and Their Application to Memory
 Integrity Checking", ASIACRYPT 2003 (MSet-Add-Hash).
@@ -30,7 +36,12 @@ DELETED: Final = -1
 MAX_BLAMED: Final = 200_000
 """Tags that are computed at most to name the entry that was replaced, about a second."""
 
-_MODULUS: Final = 2**256
+NONCE_BYTES: Final = 16
+
+_UPPER: Final = 2**320
+"""Factor of the upper part of a sum: the lower parts of 2**64 entries are less."""
+
+_MAC_BYTES: Final = 32
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -45,6 +56,7 @@ class Entry:
         size: size of its content in bytes, or `DELETED`. Other sizes are for displays only, and
             not authenticated.
         changed: time of this change, in microseconds since 1970, for displays only.
+        nonce: random bytes of the attempt that has stored it.
     """
 
     path: str
@@ -52,6 +64,7 @@ class Entry:
     revision: int
     size: int
     changed: int
+    nonce: bytes
 
     @property
     def is_deleted(self) -> bool:
@@ -77,21 +90,31 @@ class Ledger:
 
     def weight(self, entry: Entry) -> int:
         """Return the term of an entry in the sum."""
+        nonce = self._mac("nonce", entry.path, entry.revision, entry.nonce.hex())
+        return self._upper(entry) * _UPPER + int.from_bytes(nonce, "big")
+
+    def _upper(self, entry: Entry) -> int:
         parts = (entry.path, entry.kind, entry.revision, str(entry.is_deleted))
         return int.from_bytes(self._mac("entry", *parts), "big")
 
     def sum(self, entries: Iterable[Entry]) -> int:
         """Return the sum of all entries."""
-        return sum(map(self.weight, entries)) % _MODULUS
+        return sum(map(self.weight, entries))
 
     def replaced(self, total: int, old: Entry | None, new: Entry) -> int:
         """Return the sum after an entry has replaced another one."""
         before = 0 if old is None else self.weight(old)
-        return (total - before + self.weight(new)) % _MODULUS
+        return total - before + self.weight(new)
 
     def tag(self, change: int, total: int) -> bytes:
-        """Return the tag of a state: number of the last change, and sum of all entries."""
-        return self._mac("state", change, total)
+        """Return the tag of a state: number of the last change, and sum of all entries.
+
+        Its first half has the revisions only, for `blame`; the second one authenticates all.
+        """
+        return self._revisions(change, total // _UPPER) + self._mac("state", change, total)
+
+    def _revisions(self, change: int, upper: int) -> bytes:
+        return self._mac("revisions", change, upper)
 
     def row_tag(self, *parts: str | float) -> bytes:
         """Return the tag of a row that is not an object: a judgement of the history."""
@@ -103,11 +126,12 @@ class Ledger:
         Each change has written one entry, so that the number of a change that was undone is not the
         revision of any entry. The search tries each of these numbers for each entry.
         """
-        total = self.sum(entries.values())
+        upper = sum(map(self._upper, entries.values()))
         present = {entry.revision for entry in entries.values()}
         missing = [number for number in range(change, 0, -1) if number not in present]
         tried = 0
         for entry in entries.values():
+            others = upper - self._upper(entry)
             for revision in missing:
                 if revision < entry.revision:
                     break
@@ -116,9 +140,8 @@ class Ledger:
                     if tried > MAX_BLAMED:
                         return ""
                     newer = replace(entry, revision=revision, size=size)
-                    if hmac.compare_digest(
-                        self.tag(change, self.replaced(total, entry, newer)), tag
-                    ):
+                    explained = self._revisions(change, others + self._upper(newer))
+                    if hmac.compare_digest(explained, tag[:_MAC_BYTES]):
                         return entry.path
         return ""
 

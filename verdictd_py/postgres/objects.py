@@ -18,9 +18,10 @@ A change is computed from a confirmed state, sealed under the next numbers, and 
 serialisable transaction, which requires that the state is still the same. Otherwise it is computed
 again. Nothing calls the key-encryption key's provider within a transaction.
 
-What is detected: an altered or swapped row, or a row of another path (the seal); an older row put
-back, a deleted row put back, a row removed (the ledger); the whole database put back (each process
-never accepts a lower number than it has seen, and `mark` remembers it across restarts).
+What is detected: an altered or swapped row, a row of another path, or one of a change that failed
+(the seal); an older row put back, a deleted row put back, a row removed (the ledger); the whole
+database put back (each process never accepts a lower number than it has seen, and `mark` remembers
+it across restarts).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from verdictd_py.postgres.database import (
     Raced,
 )
 from verdictd_py.postgres.envelopes import Envelopes
-from verdictd_py.postgres.ledger import DELETED, Entry, Ledger
+from verdictd_py.postgres.ledger import DELETED, NONCE_BYTES, Entry, Ledger
 from verdictd_py.postgres.mark import Mark
 from verdictd_py.postgres.rows import (
     StateRow,
@@ -308,7 +309,8 @@ class Objects:
         entries: dict[str, Entry] = {}
         for number, write in enumerate(writes, state.change + 1):
             size = DELETED if write.content is None else len(write.content)
-            entry = Entry(write.path, write.kind, number, size, at)
+            nonce = secrets.token_bytes(NONCE_BYTES)
+            entry = Entry(write.path, write.kind, number, size, at, nonce)
             sealed = None
             if write.content is not None:
                 sealed = await self.sealer.seal(self._name(entry), write.content)
@@ -591,8 +593,12 @@ class Objects:
 
 
 def object_name(store: str, entry: Entry) -> SealedName:
-    """Return the name that an object is sealed under, with the store: several may share a KEK."""
-    return SealedName(f"{entry.kind} of store {store}", entry.path, entry.revision)
+    """Return the name that an object is sealed under.
+
+    It has the store, because several may share a KEK, and the nonce of the attempt that stored it.
+    """
+    kind = f"{entry.kind} of store {store}, attempt {entry.nonce.hex()}"
+    return SealedName(kind, entry.path, entry.revision)
 
 
 def _key_name(store: str) -> SealedName:
@@ -606,7 +612,9 @@ async def _altered(
     path = ""
     if known is None:
         path = await offload(LARGE, partial(ledger.blame, entries, change, tag))
-    return f"{path} has an older row than its last one" if path else "a row is missing or older"
+    if path:
+        return f"{path} has an older row than its last one"
+    return "a row is missing, older, or of a change that failed"
 
 
 def _now() -> float:

@@ -16,14 +16,15 @@ _STATE: Final = (
     " s.id, s.change, s.tag, s.ledger_key FROM (VALUES (1)) AS v LEFT JOIN store s ON true"
 )
 _CHANGED: Final = (
-    "SELECT path, kind, revision, CASE WHEN sealed IS NULL THEN -1 ELSE abs(size) END, changed"
-    " FROM objects WHERE revision > %s"
+    "SELECT path, kind, revision, CASE WHEN sealed IS NULL THEN -1 ELSE abs(size) END, changed,"
+    " nonce FROM objects WHERE revision > %s"
 )
 _UPSERT: Final = (
-    "INSERT INTO objects (path, kind, revision, size, changed, sealed)"
-    " VALUES (%s, %s, %s, %s, %s, %s)"
+    "INSERT INTO objects (path, kind, revision, size, changed, nonce, sealed)"
+    " VALUES (%s, %s, %s, %s, %s, %s, %s)"
     " ON CONFLICT (path) DO UPDATE SET kind = EXCLUDED.kind, revision = EXCLUDED.revision,"
-    " size = EXCLUDED.size, changed = EXCLUDED.changed, sealed = EXCLUDED.sealed"
+    " size = EXCLUDED.size, changed = EXCLUDED.changed, nonce = EXCLUDED.nonce,"
+    " sealed = EXCLUDED.sealed"
 )
 
 
@@ -102,7 +103,7 @@ async def advance(
 async def upsert(connection: Connection, rows: Iterable[tuple[Entry, bytes | None]]) -> None:
     """Create or replace the rows of entries."""
     values: Sequence[tuple[object, ...]] = [
-        (entry.path, entry.kind, entry.revision, entry.size, entry.changed, sealed)
+        (entry.path, entry.kind, entry.revision, entry.size, entry.changed, entry.nonce, sealed)
         for entry, sealed in rows
     ]
     async with connection.cursor() as cursor:

@@ -62,6 +62,7 @@ MIGRATIONS: Final = (
                 size bigint NOT NULL,
                 changed bigint NOT NULL,
                 sealed bytea,
+                nonce bytea NOT NULL,
                 CHECK ((sealed IS NULL) = (size < 0))
             )""",
             # Envelopes do not compress, and PostgreSQL need not try.
