@@ -98,6 +98,7 @@ FOREIGN: dict[str, dict[str, str]] = {
     "same-site": {"Sec-Fetch-Site": "same-site"},
     "origin": {"Origin": "https://evil.example"},
     "port": {"Origin": "http://127.0.0.1:1"},
+    "no address": {"Origin": "http://["},
 }
 
 
@@ -110,6 +111,7 @@ async def test_a_form_of_another_site_changes_nothing(
         answer = await someone.post("/keys/create", [*fields, ("name", "a/b/c")], headers=headers)
     assert answer.status_code == 403
     assert broker.events.named("key.created") == []
+    assert broker.events.named("warning.bug") == []
 
 
 async def test_a_change_needs_a_fresh_token_of_its_form(broker: RunningBroker) -> None:
