@@ -16,12 +16,14 @@ class HistoryRow:
         at: time of the appraisal, of the last use, or since when a revision was in force, in
             seconds since 1970.
         body: the row's data as JSON.
+        own: whether each broker of a shared store has a row of its own with this id.
     """
 
     id: str
     kind: str
     at: float
     body: str
+    own: bool = False
 
 
 Count = tuple[int, str, str, int]
