@@ -15,6 +15,7 @@ from verdictd_py.broker.history import History
 from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
+from verdictd_py.broker.revisions import Revisions
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.errors import NotAuthorized
@@ -30,6 +31,7 @@ OTHER_RIGHTS = {
 ADMINISTRATORS: tuple[type, ...] = (
     *(KeyAdministrator, ResourceAdministrator, DocumentAdministrator, ReferenceAdministrator),
     *(SetAdministrator, PolicyTests, Explainer, History, Wrapper, ConnectedGuests),
+    Revisions,
 )
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import pytest
 
 from tests.support.broker import RunningBroker
-from tests.support.clock import elapse, until
+from tests.support.clock import until
 from tests.support.console import connect, form, link, person, pin_good_guest, visitor
-from verdictd_py._generated import clientapi_pb2, verdictd_v1_pb2, verdictd_v1_pb2_grpc
-from verdictd_py.broker.revisions import PAUSE_SECONDS
+from verdictd_py._generated import clientapi_pb2, verdictd_v1_pb2
 from verdictd_py.console import pages
 from verdictd_py.console.operations import OperationFailed, Operations
 from verdictd_py.console.receiving import MAX_SIGN_IN_BYTES
@@ -98,6 +95,7 @@ FOREIGN: dict[str, dict[str, str]] = {
     "same-site": {"Sec-Fetch-Site": "same-site"},
     "origin": {"Origin": "https://evil.example"},
     "port": {"Origin": "http://127.0.0.1:1"},
+    "no address": {"Origin": "http://["},
 }
 
 
@@ -110,6 +108,7 @@ async def test_a_form_of_another_site_changes_nothing(
         answer = await someone.post("/keys/create", [*fields, ("name", "a/b/c")], headers=headers)
     assert answer.status_code == 403
     assert broker.events.named("key.created") == []
+    assert broker.events.named("warning.bug") == []
 
 
 async def test_a_change_needs_a_fresh_token_of_its_form(broker: RunningBroker) -> None:
@@ -322,48 +321,6 @@ async def test_an_operator_never_gets_a_key(broker: RunningBroker) -> None:
         assert not any(method in source for source in sources)
 
 
-@pytest.mark.broker(console="127.0.0.1:0", kbs=True)
-async def test_hostile_names_are_displayed_as_text(broker: RunningBroker) -> None:
-    await pin_good_guest(broker)
-    evil = "<script>alert(1)</script>\u202e\x1b[2J\"'"
-    async with person(broker) as someone:
-        for path in (
-            f"/guests?q={httpx.QueryParams({'q': evil})['q']}",
-            "/guests",
-            "/policies",
-            "/reference",
-            "/release",
-        ):
-            for name in (
-                "q",
-                "rule",
-                "platform",
-                "peer",
-                "digest",
-                "same",
-                "name",
-                "tee",
-                "path",
-                "guest",
-                "set",
-                "expires",
-                "field",
-                "retire",
-                "delete",
-                "done",
-                "lang",
-            ):
-                base = path.partition("?")[0]
-                answer = await someone.get(base, params={name: evil})
-                assert "<script" not in answer.text
-                assert "\u202e" not in answer.text
-                assert "\x1b" not in answer.text
-        missing = await someone.get("/guests/" + "%3Cscript%3E%E2%80%AE")
-        assert missing.status_code == 404
-        assert "<script" not in missing.text
-    assert broker.events.named("warning.bug") == []
-
-
 async def test_requests_that_are_no_pages(broker: RunningBroker) -> None:
     async with person(broker) as someone:
         assert (await someone.client.put("/keys", content=b"x")).status_code == 405
@@ -402,31 +359,3 @@ async def test_a_browser_cannot_be_sent_elsewhere(broker: RunningBroker) -> None
             answer = await someone.get(path)
             assert not answer.headers.get("Location", "/").startswith(("http", "//"))
     await connect(broker)
-
-
-async def test_hostile_revisions_and_records_are_displayed_as_text(broker: RunningBroker) -> None:
-    """A policy that was changed, and its record in the export, full of markup."""
-    evil = "<script>alert(1)</script>\u202e\x1b[2J"
-    async with person(broker) as someone:
-        source = unescape((await someone.text("/policies")).partition("<textarea")[2])
-        source = source.partition(">")[2].partition("</textarea>")[0].lstrip("\n").rstrip()
-        async with grpc.aio.insecure_channel(broker.client_api) as channel:
-            documents = verdictd_v1_pb2_grpc.DocumentServiceStub(channel)
-            for text in (f"{source}\n# {evil}\n", f"{source}\n"):
-                await documents.SetPolicy(
-                    verdictd_v1_pb2.SetPolicyRequest(name="tdxPolicy.rego", content=text.encode())
-                )
-                await elapse(PAUSE_SECONDS)
-        listed = await someone.text("/policies?name=tdxPolicy.rego")
-        paths = re.findall(r'href="(\?[^"#]*)#difference"', unescape(listed))
-        pages = [await someone.text("/policies" + path) for path in paths]
-        assert any("&lt;script&gt;alert(1)" in page for page in pages)
-        for page in (listed, *pages):
-            assert "<script>alert" not in page
-            assert "\u202e" not in page
-            assert "\x1b" not in page
-        for form in ("csv", "jsonl", "cef"):
-            answer = await someone.get("/audit/export", params={"form": form, "q": evil})
-            assert answer.headers["Content-Disposition"].startswith("attachment; ")
-            assert "<script" not in answer.headers["Content-Disposition"]
-    assert broker.events.named("warning.bug") == []

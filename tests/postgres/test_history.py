@@ -9,9 +9,12 @@ import pytest_asyncio
 
 from tests.support import postgres
 from tests.support.events import RecordedEvents
+from tests.support.memory import NOW
 from tests.support.postgres import TestDatabase, objects_of
+from verdictd_py.broker.uses import Uses
 from verdictd_py.domain.events import WarningStorage
 from verdictd_py.ports.history import HistoryRow
+from verdictd_py.postgres import history as tested
 from verdictd_py.postgres.history import PostgresHistory
 from verdictd_py.postgres.objects import Objects
 
@@ -41,6 +44,38 @@ async def test_judgements_are_shared_and_counts_are_not(objects: Objects) -> Non
     assert await two.write([], ["a1"], [], 8)
     assert await one.load() == ([], [])
     assert not events.events
+
+
+async def test_each_broker_counts_its_own_releases(objects: Objects) -> None:
+    one, two = (PostgresHistory(objects, writer, RecordedEvents()) for writer in (ONE, TWO))
+    rows = []
+    for history, releases in ((one, 5), (two, 3)):
+        uses = Uses()
+        for _ in range(releases):
+            uses.note(["keys/a"], NOW)
+        rows += uses.changes()[0]
+        assert await history.write(rows[-1:], (), [], 0)
+    assert await one.load() == (rows[:1], [])
+    assert await two.load() == (rows[1:], [])
+    assert await two.write([], [rows[1].id], [], 0)
+    assert await one.load() == (rows[:1], [])
+    assert await two.load() == ([], [])
+
+
+async def test_the_oldest_row_of_each_kind_is_loaded(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Busy guests leave the text of a policy that has been in force for months."""
+    monkeypatch.setattr(tested, "MAX_ROWS", 3)
+    history = PostgresHistory(objects, ONE, RecordedEvents())
+    kinds = ("refused", "unverified", "accepted", "use", "revision")
+    rows = [
+        HistoryRow(f"{kind}{n}", kind, 1e9 - at, "{}")
+        for at, kind in enumerate(kinds)
+        for n in "abc"
+    ]
+    assert await history.write(rows, (), [], 0)
+    assert {row.id for row in (await history.load())[0]} == {row.id for row in rows}
 
 
 async def test_a_forged_judgement_is_ignored(database: TestDatabase, objects: Objects) -> None:

@@ -148,12 +148,17 @@ async def test_a_file_that_is_damaged_while_it_is_used_gets_everything_again(pat
 async def test_a_file_that_was_removed_is_written_again(path: Path) -> None:
     first = await Broker(path).started()
     first.history.remember(judged(0))
+    first.history.note_release(["keys/a"], NOW)
+    await first.revisions.observe()
     await first.keeper.flush()
     for each in path.parent.iterdir():
         each.unlink()
     first.history.remember(judged(1))
     await first.keeper.close()
-    assert (await Broker(path).started()).ids() == ["id1", "id0"]
+    second = await Broker(path).started()
+    assert second.ids() == ["id1", "id0"]
+    assert second.history.uses.of("keys/a") == Use(1, NOW)
+    assert len(second.revisions.list_of(OPERATOR, "tdxPolicy.rego")) == 1
 
 
 async def test_a_row_that_cannot_be_read_is_ignored_and_deleted(path: Path) -> None:

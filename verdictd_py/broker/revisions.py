@@ -27,10 +27,10 @@ MAX_TEXT: Final = 256 * 1024
 """Maximum length of a text that is stored, that of a policy."""
 
 MAX_BYTES: Final = 8 * 1024 * 1024
-"""Maximum size of all texts together; the oldest are discarded."""
+"""Maximum size of all texts together; those that were in force least recently are discarded."""
 
 MAX_REVISIONS: Final = 32
-"""Maximum number of revisions of one document."""
+"""Maximum number of revisions of one document; likewise."""
 
 PAUSE_SECONDS: Final = 30.0
 """Longest pause between two readings: named sets expire, and files are edited by hand."""
@@ -59,6 +59,11 @@ class Revision:
         """Return the revision of a text."""
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         return cls(name, digest, since, text)
+
+    @property
+    def row(self) -> str:
+        """Id of its row in the history; several documents may have had the same text."""
+        return f"{_PREFIX}{self.sha256}:{self.name}"
 
 
 class DecidingTexts:
@@ -112,7 +117,7 @@ class Revisions:
     ) -> None:
         self._read = read
         self._clock = clock
-        self._revisions: dict[str, Revision] = {}
+        self._revisions: dict[str, Revision] = {}  # by row, the last in force at the end
         self._current: Mapping[str, str] = {}
         self._changed: dict[str, None] = {}
         self._deleted: dict[str, None] = {}
@@ -141,7 +146,10 @@ class Revisions:
         size = sum(len(text) for _, text in found)
         read = await offload(size, lambda: [Revision.of(name, text, now) for name, text in found])
         for revision in read:
-            if revision.sha256 not in self._revisions and len(revision.text) <= MAX_TEXT:
+            if (known := self._revisions.pop(revision.row, None)) is not None:
+                self._revisions[revision.row] = known
+        for revision in read:
+            if revision.row not in self._revisions and len(revision.text) <= MAX_TEXT:
                 self._add(revision)
         self._current = {revision.name: revision.sha256 for revision in read}
 
@@ -156,17 +164,17 @@ class Revisions:
         return sorted(found, key=lambda each: each.since, reverse=True)
 
     def get(self, caller: Caller, sha256: str) -> Revision:
-        """Return the revision with a digest.
+        """Return the revision with a digest; if several documents had this text, one in force.
 
         Raises:
             NotAuthorized: the caller is not allowed to see documents.
             NotFound: its text is not stored.
         """
         caller.require(Right.MANAGE)
-        revision = self._revisions.get(sha256)
-        if revision is None:
+        found = [each for each in self._revisions.values() if each.sha256 == sha256]
+        if not found:
             raise NotFound("no text with this digest is stored; it was in force too long ago")
-        return revision
+        return next(filter(self.is_current, found), found[-1])
 
     def is_current(self, revision: Revision) -> bool:
         """Return whether a revision was in force at the last reading."""
@@ -180,10 +188,10 @@ class Revisions:
                 members = json.loads(row.body)
                 at = datetime.fromtimestamp(row.at, UTC)
                 revision = Revision.of(str(members["name"]), str(members["text"]), at)
-                if row.id == f"{_PREFIX}{revision.sha256}":
-                    self._revisions[revision.sha256] = revision
+                if row.id == revision.row:
+                    self._revisions[row.id] = revision
         for revision in own.values():
-            if revision.sha256 not in self._revisions:
+            if revision.row not in self._revisions:
                 self._add(revision)
 
     def changes(self) -> tuple[Sequence[HistoryRow], Sequence[str]]:
@@ -191,16 +199,16 @@ class Revisions:
         changed, self._changed = self._changed, {}
         deleted, self._deleted = self._deleted, {}
         rows = [_row(self._revisions[each]) for each in changed if each in self._revisions]
-        return rows, [f"{_PREFIX}{digest}" for digest in deleted]
+        return rows, list(deleted)
 
     def write_again(self) -> None:
         """Have the next call of `changes` return everything."""
         self._changed = dict.fromkeys(self._revisions)
 
     def _add(self, revision: Revision) -> None:
-        self._revisions[revision.sha256] = revision
-        self._changed[revision.sha256] = None
-        self._deleted.pop(revision.sha256, None)
+        self._revisions[revision.row] = revision
+        self._changed[revision.row] = None
+        self._deleted.pop(revision.row, None)
         same = [each for each in self._revisions.values() if each.name == revision.name]
         if len(same) > MAX_REVISIONS:
             self._discard(same[0])
@@ -208,11 +216,11 @@ class Revisions:
             self._discard(next(iter(self._revisions.values())))
 
     def _discard(self, revision: Revision) -> None:
-        del self._revisions[revision.sha256]
-        self._changed.pop(revision.sha256, None)
-        self._deleted[revision.sha256] = None
+        del self._revisions[revision.row]
+        self._changed.pop(revision.row, None)
+        self._deleted[revision.row] = None
 
 
 def _row(revision: Revision) -> HistoryRow:
     body = json.dumps({"name": revision.name, "text": revision.text})
-    return HistoryRow(f"{_PREFIX}{revision.sha256}", KIND, revision.since.timestamp(), body)
+    return HistoryRow(revision.row, KIND, revision.since.timestamp(), body)

@@ -101,4 +101,4 @@ class Uses:
 
 def _row(path: str, use: Use) -> HistoryRow:
     body = json.dumps({"number": use.number})
-    return HistoryRow(f"{_PREFIX}{path}", KIND, use.last_at.timestamp(), body)
+    return HistoryRow(f"{_PREFIX}{path}", KIND, use.last_at.timestamp(), body, own=True)

@@ -1,4 +1,4 @@
-"""Port of the store in which the history of appraisals survives a restart."""
+"""Port of the store in which the history survives a restart."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """A stored judgement.
+    """A stored judgement, use of a secret, or revision of a document.
 
     Attributes:
-        kind: verdict; each verdict is bounded for itself.
-        at: time of the appraisal, in seconds since 1970.
-        body: the judgement as JSON.
+        kind: verdict of a judgement, or the kind of other rows; each kind is bounded for itself.
+        at: time of the appraisal, of the last use, or since when a revision was in force, in
+            seconds since 1970.
+        body: the row's data as JSON.
+        own: whether each broker of a shared store has a row of its own with this id.
     """
 
     id: str
     kind: str
     at: float
     body: str
+    own: bool = False
 
 
 Count = tuple[int, str, str, int]
@@ -28,7 +31,7 @@ Count = tuple[int, str, str, int]
 
 
 class HistoryStore(Protocol):
-    """Store of judgements and of numbers of guests. Its calls take threads, and none raises."""
+    """Store of rows and of numbers of guests. Its calls take threads, and none raises."""
 
     async def load(self) -> tuple[Sequence[HistoryRow], Sequence[Count]]:
         """Return everything that is stored, as far as it can be read."""

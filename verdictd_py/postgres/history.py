@@ -2,7 +2,7 @@
 
 Judgements are not secret: they are not sealed. They have tags of the ledger's key, so that a
 program that can write to the database cannot have an operator pin what no broker has appraised.
-Rows without a correct tag are ignored. Each broker counts its own guests.
+Rows without a correct tag are ignored. Each broker counts its own guests and releases.
 
 Source: port `HistoryStore`.
 """
@@ -10,7 +10,8 @@ Source: port `HistoryStore`.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from verdictd_py.domain.events import WarningStorage
@@ -22,7 +23,13 @@ from verdictd_py.postgres.ledger import Ledger
 from verdictd_py.postgres.objects import Objects
 
 MAX_ROWS: Final = 2000
-"""Rows of each verdict that are stored, for all brokers together."""
+"""Rows of each kind that are stored, for all brokers together."""
+
+_KINDS: Final = 5
+"""Number of kinds: three verdicts, uses of secrets, revisions of documents."""
+
+_OWN: Final = "own:"
+"""Beginning of the ids of rows that belong to one broker; then its id follows."""
 
 _PUT: Final = (
     "INSERT INTO judgements (id, kind, at, body, tag) VALUES (%s, %s, %s, %s, %s)"
@@ -50,6 +57,7 @@ class PostgresHistory:
     def __init__(self, objects: Objects, writer: str, events: Events) -> None:
         self._objects = objects
         self._writer = writer
+        self._own = f"{_OWN}{writer}:"
         self._events = events
         self._failing = False
         self._complete = True
@@ -60,9 +68,9 @@ class PostgresHistory:
             async with self._objects.database.reading() as connection:
                 cursor = await connection.execute(
                     "SELECT id, kind, at, body, tag FROM judgements ORDER BY at DESC LIMIT %s",
-                    (3 * MAX_ROWS,),
+                    (_KINDS * MAX_ROWS,),
                 )
-                rows = [
+                stored = [
                     HistoryRow(*row[:4])
                     for row in await cursor.fetchall()
                     if hmac.compare_digest(bytes(row[4]), _tag(ledger, HistoryRow(*row[:4])))
@@ -78,7 +86,7 @@ class PostgresHistory:
             self._note(error)
             return (), ()
         self._failing = False
-        return rows, counts
+        return list(self._loaded(stored)), counts
 
     async def write(
         self,
@@ -109,15 +117,27 @@ class PostgresHistory:
         deleted: Sequence[str],
         counts: Sequence[Count],
     ) -> None:
-        await connection.execute("DELETE FROM judgements WHERE id = ANY(%s)", (list(deleted),))
+        ids = [*deleted, *(f"{self._own}{each}" for each in deleted)]
+        await connection.execute("DELETE FROM judgements WHERE id = ANY(%s)", (ids,))
+        stored = [
+            replace(row, id=f"{self._own}{row.id}", own=False) if row.own else row for row in rows
+        ]
         async with connection.cursor() as cursor:
             await cursor.executemany(
                 _PUT,
-                [(row.id, row.kind, row.at, row.body, _tag(ledger, row)) for row in rows],
+                [(row.id, row.kind, row.at, row.body, _tag(ledger, row)) for row in stored],
             )
             await cursor.executemany(_COUNT, [(self._writer, *count) for count in counts])
         for kind in {row.kind for row in rows}:
             await connection.execute(_TRIM, (kind, kind, MAX_ROWS))
+
+    def _loaded(self, rows: Iterable[HistoryRow]) -> Iterator[HistoryRow]:
+        """Yield the shared rows and those of this broker."""
+        for row in rows:
+            if row.id.startswith(self._own):
+                yield replace(row, id=row.id.removeprefix(self._own), own=True)
+            elif not row.id.startswith(_OWN):
+                yield row
 
     async def close(self) -> None:
         pass  # the connections belong to the store
