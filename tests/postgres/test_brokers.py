@@ -190,6 +190,12 @@ async def test_the_history_survives_a_restart(
     assert len(listed.guests) == 1
 
 
+async def test_the_status_names_the_database(brokers: Pair, database: TestDatabase) -> None:
+    async with grpc.aio.insecure_channel(brokers[0].client_api) as channel:
+        status = await v1_grpc.StatusServiceStub(channel).GetStatus(v1.GetStatusRequest())
+    assert (status.store, status.seal) == (database.url, "file")
+
+
 async def test_without_seal_the_broker_does_not_start(
     tmp_path: Path, platform: SimulatedPlatform, database: TestDatabase
 ) -> None:
