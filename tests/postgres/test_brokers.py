@@ -180,13 +180,13 @@ async def test_the_history_survives_a_restart(
         await create_key(broker)
         await key_of(broker)
     async with running_broker(tmp_path, platform, **settings(database)) as broker:
-        await elapse_until(lambda: database.execute("SELECT 1 FROM verdictd.judgements"))
+        assert database.execute("SELECT 1 FROM verdictd.judgements")
         async with grpc.aio.insecure_channel(broker.client_api) as channel:
             stub = v1_grpc.AppraisalServiceStub(channel)
             while not (
                 listed := await stub.ListGuests(v1.ListGuestsRequest(verdict=v1.VERDICT_ACCEPTED))
             ).guests:
-                await elapse(1)
+                pass  # it is loaded after the start; the clock would not leave the database time
     assert len(listed.guests) == 1
 
 
