@@ -10,14 +10,22 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from pysequoia import Tsk
 
 from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.channel import store
 from tests.support.command import Ended
+from tests.support.kbs import running_kbs
 from tests.support.verdict import only_remarks, verdict
+from verdictd_py.cli.store.newkey import create
 from verdictd_py.cli.verdict import COMMANDS, build_parser
+from verdictd_py.simulator import SimulatedPlatform
 
 UPSTREAM = (  # wire-client-api.md, "verdict options"
     *("--client-api", "--set-opa-policy", "--export-opa-policy", "--set-opa-reference"),
@@ -253,6 +261,27 @@ async def test_status_reports_unsafe_options_and_the_caller(broker: RunningBroke
     assert "UNPINNED" in shown
     store(broker, "opa/tdxData", json.dumps({"rtmr1": ["ab" * 48]}).encode())
     assert "tdx rtmr1" not in (await verdict(broker, "status", "--json")).json["unpinned"]
+
+
+async def test_status_reports_where_objects_and_sessions_are(
+    tmp_path: Path, platform: SimulatedPlatform
+) -> None:
+    create(tmp_path / "kek")
+    token_key = tmp_path / "token.key"
+    private = ec.generate_private_key(ec.SECP256R1())
+    token_key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    settings = {
+        "seal": f"file:{tmp_path / 'kek'}",
+        "kbs_sessions": str(tmp_path / "sessions"),
+        "kbs_token_key": token_key,
+    }
+    async with running_kbs(tmp_path, platform, **settings) as broker:
+        found = (await verdict(broker, "status", "--json")).json
+        shown = said(await verdict(broker, "status"))
+    assert (found["store"], found["seal"]) == ("", "file")
+    assert found["kbs_sessions"] == settings["kbs_sessions"]
+    assert "a key of the type file" in shown
+    assert str(tmp_path / "kek") not in shown
 
 
 async def test_policies_and_reference_data_are_managed_by_commands(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.clock import elapse_until, until
 from tests.support.events import RecordedEvents
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
@@ -65,6 +68,12 @@ class Broker:
     @property
     def warnings(self) -> list[str]:
         return [str(event["reason"]) for event in self.events.named("warning.storage")]
+
+
+async def stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 @pytest.fixture
@@ -192,6 +201,58 @@ async def test_a_failure_is_recorded_once_and_mended_later(path: Path) -> None:
     first.history.remember(judged(2))
     await first.keeper.close()
     assert (await Broker(path).started()).ids() == ["id2", "id1", "id0"]
+
+
+async def test_what_cannot_be_read_at_the_start_is_read_later(path: Path) -> None:
+    first = await Broker(path).started()
+    first.history.remember(judged(0))
+    await first.keeper.close()
+    away = path.parent.rename(path.parent.with_name("away"))
+    path.parent.write_text("a file in place of the directory")
+    second = Broker(path)
+    keeping = asyncio.create_task(second.keeper.keep())
+    await until(lambda: second.warnings)
+    second.history.remember(judged(1))
+    path.parent.unlink()
+    away.rename(path.parent)
+    await elapse_until(lambda: len(second.ids()) == 2)
+    await stop(keeping)
+    await second.keeper.close()
+    third = await Broker(path).started()
+    assert third.ids() == ["id1", "id0"]
+    assert [number for *_, number in third.history.tallies(OPERATOR, NOW, 300, 1)[1]] == [2]
+
+
+async def test_a_broker_that_stops_before_it_has_loaded_loses_nothing(path: Path) -> None:
+    first = Broker(path)
+    first.history.remember(judged(0))
+    await first.keeper.close()
+    assert (await Broker(path).started()).ids() == ["id0"]
+
+
+class StoppedHistory(SqliteHistory):
+    """A store whose first write does not end."""
+
+    def __init__(self, path: Path, events: RecordedEvents) -> None:
+        super().__init__(path, events)
+        self.writing = asyncio.Event()
+
+    async def write(self, *args: Any) -> bool:
+        if not self.writing.is_set():
+            self.writing.set()
+            await asyncio.Event().wait()
+        return await super().write(*args)
+
+
+async def test_a_write_that_the_end_of_the_broker_interrupts_is_done_again(path: Path) -> None:
+    history, store = History(), StoppedHistory(path, RecordedEvents())
+    keeper = HistoryKeeper(history, store)
+    keeping = asyncio.create_task(keeper.keep())
+    history.remember(judged(0))
+    await store.writing.wait()
+    await stop(keeping)
+    await keeper.close()
+    assert (await Broker(path).started()).ids() == ["id0"]
 
 
 async def test_nothing_is_written_without_a_change(path: Path) -> None:

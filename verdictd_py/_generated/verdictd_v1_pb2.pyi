@@ -2016,6 +2016,9 @@ class Status(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     WORKERS_SERVING_FIELD_NUMBER: _builtins.int
     CONSOLE_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    SEAL_FIELD_NUMBER: _builtins.int
+    KBS_SESSIONS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     started_at: _builtins.str
     listen: _builtins.str
@@ -2038,6 +2041,12 @@ class Status(_message.Message):
     """of these, how many run now"""
     console: _builtins.str
     """URL of the web console, empty: there is none"""
+    store: _builtins.str
+    """URL of the database with all objects, empty: the data directory"""
+    seal: _builtins.str
+    """type of the key that seals stored objects, such as file or pkcs11, empty: they are plain"""
+    kbs_sessions: _builtins.str
+    """store of the sessions of HTTP guests, empty: memory"""
     @_builtins.property
     def verifiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -2085,10 +2094,13 @@ class Status(_message.Message):
         workers: _builtins.int = ...,
         workers_serving: _builtins.int = ...,
         console: _builtins.str = ...,
+        store: _builtins.str = ...,
+        seal: _builtins.str = ...,
+        kbs_sessions: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "console", b"console", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "kbs_http", b"kbs_http", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "problems", b"problems", "rights", b"rights", "started_at", b"started_at", "unpinned", b"unpinned", "unread", b"unread", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings", "workers", b"workers", "workers_serving", b"workers_serving"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "console", b"console", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "kbs_http", b"kbs_http", "kbs_sessions", b"kbs_sessions", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "problems", b"problems", "rights", b"rights", "seal", b"seal", "started_at", b"started_at", "store", b"store", "unpinned", b"unpinned", "unread", b"unread", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings", "workers", b"workers", "workers_serving", b"workers_serving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,16 +79,23 @@ class HistoryKeeper:
 
     async def keep(self) -> None:
         """Load the history, and store its changes until cancelled."""
-        await self.load()
         while True:
-            await asyncio.sleep(BATCH_SECONDS)
+            await self.load()
             await self.flush()
+            await asyncio.sleep(BATCH_SECONDS)
 
     async def load(self) -> None:
-        """Load what an earlier run has stored; rows that cannot be read are deleted."""
+        """Load what an earlier run has stored, once; rows that cannot be read are deleted.
+
+        If the store cannot be read now, nothing is loaded, and a later call tries again. Until
+        then nothing is stored: the numbers of this run would replace those of earlier ones.
+        """
         if self._loaded:
             return
-        rows, counts = await self._store.load()
+        stored = await self._store.load()
+        if stored is None:
+            return
+        rows, counts = stored
         for book in self._books:
             book.restore([row for row in rows if row.kind == book.kind])
         kinds = {book.kind for book in self._books}
@@ -106,22 +113,31 @@ class HistoryKeeper:
         self._loaded = True
 
     async def flush(self) -> None:
-        """Store the changes since the last call."""
+        """Store the changes since the last call, unless the history is not loaded."""
         if not self._loaded:
             return
         others = self._changes_of_books()
         if not (self._changed or self._deleted or self._counts or any(others)):
             return
-        if not await self._write(*others):
-            judgements, counts = self._history.everything()
-            self._changed = {judgement.id: judgement for judgement in judgements}
-            self._deleted, self._counts = {}, dict(counts)
-            for book in self._books:
-                book.write_again()
-            await self._write(*self._changes_of_books())
+        try:
+            if not await self._write(*others):
+                self._write_again()
+                await self._write(*self._changes_of_books())
+        except asyncio.CancelledError:
+            self._write_again()  # it is not known what is stored; `close` follows
+            raise
+
+    def _write_again(self) -> None:
+        """Have everything written by the next batch. Evicted rows are deleted by a later load."""
+        judgements, counts = self._history.everything()
+        self._changed = {judgement.id: judgement for judgement in judgements}
+        self._deleted, self._counts = {}, dict(counts)
+        for book in self._books:
+            book.write_again()
 
     async def close(self) -> None:
         """Store the last changes, and close the store."""
+        await self.load()
         await self.flush()
         self._history.journal = None
         await self._store.close()

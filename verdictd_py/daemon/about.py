@@ -123,6 +123,9 @@ class About:
             workers=0 if self.workers is None else self.workers.count,
             workers_serving=0 if self.workers is None else len(self.workers.numbers),
             unread=tuple(f"{name}: {text}" for name, text in standing.unread.items()),
+            store=self._settings.store or "",
+            seal=(self._settings.seal or "").partition(":")[0],  # the rest may name a secret
+            kbs_sessions=self._settings.kbs_sessions or "",
         )
 
     def _endpoints(self) -> dict[str, str]:

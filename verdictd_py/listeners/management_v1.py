@@ -52,6 +52,9 @@ class DaemonStatus:
         unread: documents, or parts of them, that decide nothing.
         workers: number of guest workers; 0 if the broker is one process.
         workers_serving: number of guest workers that run now.
+        store: URL of the database with all objects; empty for the data directory.
+        seal: type of the key that seals stored objects, its scheme; empty if they are plain.
+        kbs_sessions: store of the sessions of HTTP guests; empty for memory.
     """
 
     version: str
@@ -67,6 +70,9 @@ class DaemonStatus:
     unread: tuple[str, ...]
     workers: int = 0
     workers_serving: int = 0
+    store: str = ""
+    seal: str = ""
+    kbs_sessions: str = ""
 
 
 def register(
@@ -441,6 +447,9 @@ class StatusService(Service, services.StatusServiceServicer):
             unread=status.unread,
             workers=status.workers,
             workers_serving=status.workers_serving,
+            store=status.store,
+            seal=status.seal,
+            kbs_sessions=status.kbs_sessions,
             guests_accepted=counts[Verdict.ACCEPTED],
             guests_refused=counts[Verdict.REFUSED],
             guests_unverified=counts[Verdict.UNVERIFIED],

@@ -29,12 +29,15 @@ class HistoryRow:
 Count = tuple[int, str, str, int]
 """Interval, verdict, code, number of guests."""
 
+Stored = tuple[Sequence[HistoryRow], Sequence[Count]]
+"""Everything in a store."""
+
 
 class HistoryStore(Protocol):
     """Store of rows and of numbers of guests. Its calls take threads, and none raises."""
 
-    async def load(self) -> tuple[Sequence[HistoryRow], Sequence[Count]]:
-        """Return everything that is stored, as far as it can be read."""
+    async def load(self) -> Stored | None:
+        """Return everything that is stored and valid; None if the store cannot be read now."""
         ...
 
     async def write(

@@ -17,7 +17,7 @@ from typing import Final
 from verdictd_py.domain.events import WarningStorage
 from verdictd_py.errors import StorageError
 from verdictd_py.ports import Events
-from verdictd_py.ports.history import Count, HistoryRow
+from verdictd_py.ports.history import Count, HistoryRow, Stored
 from verdictd_py.postgres.database import Connection, Raced
 from verdictd_py.postgres.ledger import Ledger
 from verdictd_py.postgres.objects import Objects
@@ -62,7 +62,7 @@ class PostgresHistory:
         self._failing = False
         self._complete = True
 
-    async def load(self) -> tuple[Sequence[HistoryRow], Sequence[Count]]:
+    async def load(self) -> Stored | None:
         try:
             ledger = await self._ledger()
             async with self._objects.database.reading() as connection:
@@ -84,7 +84,7 @@ class PostgresHistory:
                 ]
         except (StorageError, Raced) as error:
             self._note(error)
-            return (), ()
+            return None
         self._failing = False
         return list(self._loaded(stored)), counts
 

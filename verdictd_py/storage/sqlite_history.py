@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 from verdictd_py.domain.events import WarningStorage
 from verdictd_py.ports import Events
-from verdictd_py.ports.history import Count, HistoryRow
+from verdictd_py.ports.history import Count, HistoryRow, Stored
 
 MAX_ROWS: Final = 2000
 """Rows of each kind that are loaded; several brokers on one directory store theirs together."""
@@ -63,6 +63,7 @@ _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqli
 _BUSY_SECONDS: Final = 2.0
 
 Result = TypeVar("Result")
+Default = TypeVar("Default")
 
 
 class SqliteHistory:
@@ -82,9 +83,8 @@ class SqliteHistory:
         self._failing = False
         self._complete = True
 
-    async def load(self) -> tuple[Sequence[HistoryRow], Sequence[Count]]:
-        empty: tuple[Sequence[HistoryRow], Sequence[Count]] = ((), ())
-        return await self._run(self._load, empty)
+    async def load(self) -> Stored | None:
+        return await self._run(self._load, None)
 
     async def write(
         self,
@@ -106,7 +106,7 @@ class SqliteHistory:
         await asyncio.get_running_loop().run_in_executor(self._thread, close)
         self._thread.shutdown(wait=False)
 
-    async def _run(self, call: Callable[[], Result], default: Result) -> Result:
+    async def _run(self, call: Callable[[], Result], default: Default) -> Result | Default:
         """Call a function in the thread; return `default` if it fails, which is recorded."""
         loop = asyncio.get_running_loop()
         try:
@@ -121,7 +121,7 @@ class SqliteHistory:
         self._failing = False
         return result
 
-    def _load(self) -> tuple[Sequence[HistoryRow], Sequence[Count]]:
+    def _load(self) -> Stored:
         def read(
             connection: sqlite3.Connection,
         ) -> tuple[list[HistoryRow], list[Count]]:

@@ -214,6 +214,12 @@ def status(answer: Any) -> CommandOutput:  # noqa: ANN401  # as above
         ("appraised", verdicts),
         ("you are", f"{answer.caller} ({', '.join(answer.rights)})"),
     ]
+    where = (
+        ("store", answer.store),
+        ("sealed with", answer.seal and f"a key of the type {answer.seal}"),
+        ("sessions", answer.kbs_sessions),
+    )
+    facts += [(name, value) for name, value in where if value]
     if answer.workers:
         facts.append(("workers", f"{answer.workers_serving} of {answer.workers} serve guests"))
     facts += [("UNPINNED", f"{tee}: {names}") for tee, names in _unpinned(answer)]

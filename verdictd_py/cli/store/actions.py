@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
-from verdictd_py.cli.parsing import Parser
+from verdictd_py.cli.output.result import CommandOutput, Form
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, printable
 
 PROGRAM: Final = "verdictd-py store"
 
@@ -40,3 +41,24 @@ def add_action(
     )
     action.set_defaults(run=run)
     return action
+
+
+def print_report(
+    action: str, document: str, members: Mapping[str, Any], text: Iterable[str], *, as_json: bool
+) -> int:
+    """Print the result of work on many objects, and return the exit status.
+
+    Args:
+        document: kind of the document in the JSON Schema.
+        members: its members; `problems` are lines, each about one object.
+        text: lines for people, who get the problems before them.
+    """
+    problems = members["problems"]
+    if as_json:
+        CommandOutput(document, members).print(Form.JSON)
+    else:
+        for problem in problems:
+            complain(f"{PROGRAM} {action}", problem)
+        for line in text:
+            print(printable(line))
+    return EXIT_REFUSED if problems else EXIT_OK

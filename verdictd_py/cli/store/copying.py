@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verdictd_py.cli.output.result import CommandOutput, Form
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain
-from verdictd_py.cli.store.actions import PROGRAM, Actions, add_action
+from verdictd_py.cli.parsing import Parser
+from verdictd_py.cli.store.actions import Actions, add_action, print_report
 from verdictd_py.cli.store.counting import counting
 from verdictd_py.cli.store.database import add_protection_options, opened_objects, settings_of
 from verdictd_py.errors import ConfigError, StorageError
@@ -54,29 +53,21 @@ def _copy(options: argparse.Namespace) -> int:
     settings, unsafe = settings_of(options)
     with counting("copy: %d of %d steps") as progress:
         report = asyncio.run(_copied(options, settings, unsafe, progress))
-    if options.json:
-        members = {
-            "objects": report.objects,
-            "copied": report.copied,
-            "extra": report.extra,
-            "problems": report.problems,
-        }
-        CommandOutput("store-copy", members).print(Form.JSON)
-    else:
-        _print(report)
-    return EXIT_REFUSED if report.problems else EXIT_OK
+    members = {
+        "objects": report.objects,
+        "copied": report.copied,
+        "extra": report.extra,
+        "problems": [*report.problems, *([f"and {report.more} more"] if report.more else [])],
+    }
+    return print_report("copy", "store-copy", members, _text(report), as_json=options.json)
 
 
-def _print(report: Report) -> None:
-    for problem in report.problems:
-        complain(f"{PROGRAM} copy", problem)
-    if report.more:
-        complain(f"{PROGRAM} copy", f"and {report.more} more")
-    print(f"{report.copied} of {report.objects} objects were copied now")
+def _text(report: Report) -> Iterator[str]:
+    yield f"{report.copied} of {report.objects} objects were copied now"
     if report.extra:
-        print(f"{report.extra} objects are in the target only; they were not changed")
+        yield f"{report.extra} objects are in the target only; they were not changed"
     if not report.problems:
-        print("both sides were compared: every object of the source is in the target")
+        yield "both sides were compared: every object of the source is in the target"
 
 
 async def _copied(

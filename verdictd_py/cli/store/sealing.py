@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from verdictd_py.cli.output.result import CommandOutput, Form
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, printable
-from verdictd_py.cli.store.actions import PROGRAM, Actions, add_action
+from verdictd_py.cli.parsing import Parser
+from verdictd_py.cli.store.actions import Actions, add_action, print_report
 from verdictd_py.cli.store.counting import counting
 from verdictd_py.cli.store.database import add_protection_options, opened_objects, settings_of
 from verdictd_py.errors import ConfigError
@@ -184,23 +183,16 @@ def _run(
     with counting(f"{name}: %d of %d objects") as progress:
         result = asyncio.run(_with_store(options, progress, work))
     report = result.report
-    if options.json:
-        members = {
-            "objects": report.objects,
-            "sealed": report.sealed,
-            "changed": report.changed,
-            "missing": report.missing,
-            "versions": report.versions,
-            "problems": report.problems,
-        }
-        CommandOutput("store-report", members).print(Form.JSON)
-    else:
-        for problem in report.problems:
-            complain(f"{PROGRAM} {name}", problem)
-        print(printable(result.text))
-        if not report.problems:
-            print(printable(result.conclusion))
-    return EXIT_REFUSED if report.problems else EXIT_OK
+    members = {
+        "objects": report.objects,
+        "sealed": report.sealed,
+        "changed": report.changed,
+        "missing": report.missing,
+        "versions": report.versions,
+        "problems": report.problems,
+    }
+    text = (result.text,) if report.problems else (result.text, result.conclusion)
+    return print_report(name, "store-report", members, text, as_json=options.json)
 
 
 async def _with_store(
@@ -215,24 +207,24 @@ async def _with_store(
     sealer = sealer_of(settings)
     if sealer is None:
         raise ConfigError("no key is named; add --seal file:/path, or --config FILE")
-    if settings.store is not None:
-        async with opened_objects(settings, unsafe, sealer) as shared:
-            from verdictd_py.postgres.resealing import DatabaseResealing  # noqa: PLC0415
 
-            await sealer.check()
-            database = DatabaseResealing(
-                shared, current=lambda: sealer.key.current, progress=progress
-            )
-            return await work(_Store(database, lambda: sealer.key.current))
-    if not settings.data_dir.is_dir():
-        raise ConfigError(f"{settings.data_dir} is not a directory; correct --data-dir")
+    def current() -> str:
+        return sealer.key.current
+
     try:
+        if settings.store is not None:
+            async with opened_objects(settings, unsafe, sealer) as shared:
+                from verdictd_py.postgres.resealing import DatabaseResealing  # noqa: PLC0415
+
+                await sealer.check()
+                database = DatabaseResealing(shared, current=current, progress=progress)
+                return await work(_Store(database, current))
+        if not settings.data_dir.is_dir():
+            raise ConfigError(f"{settings.data_dir} is not a directory; correct --data-dir")
         await sealer.check()
         directory = Directory.open(settings.data_dir)
         objects = SealedObjects(directory, sealer)
-        resealing = Resealing(
-            directory, objects, current=lambda: sealer.key.current, progress=progress
-        )
-        return await work(_Store(resealing, lambda: sealer.key.current))
+        resealing = Resealing(directory, objects, current=current, progress=progress)
+        return await work(_Store(resealing, current))
     finally:
         await sealer.close()
