@@ -7,8 +7,10 @@ import gzip
 import io
 import json
 import re
+import threading
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,6 +22,7 @@ from tests.support.console import person, pin_good_guest
 from verdictd_py.console import auditproof
 from verdictd_py.console.auditproof import TYPES
 from verdictd_py.console.audittrail import AuditSearch
+from verdictd_py.daemon import consolelistener
 from verdictd_py.events.heads import HeadSigner
 
 
@@ -64,6 +67,28 @@ async def test_records_are_exported(broker: RunningBroker, form: str) -> None:
     if form == "jsonl":
         events = [json.loads(line)["event"] for line in answer.text.splitlines()]
         assert set(events) == {"guest.accepted"}
+
+
+@pytest.mark.broker(console="127.0.0.1:0")
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("search", "/audit"), ("verify", "/audit?verify=1"), ("export", "/audit/export?form=csv")],
+)
+async def test_files_are_read_in_a_thread(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    """To verify 32 MiB takes two seconds, in which the event loop serves guests."""
+    read, threads = getattr(consolelistener, name), []
+
+    def noted(*values: Any) -> Any:
+        threads.append(threading.current_thread())
+        return read(*values)
+
+    monkeypatch.setattr(consolelistener, name, noted)
+    async with person(broker) as someone:
+        await someone.text(path)
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 @pytest.mark.broker(console="127.0.0.1:0")
