@@ -7,17 +7,20 @@ import io
 import json
 import os
 import re
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import Ended, run_here
+from tests.support.command import COMMAND, Ended, environment, run_here
 from tests.support.documents import follows
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import GuestRefused, KeyCreated, KeyDeleted, SecretReleased
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.export import as_text
 from verdictd_py.events.reading import read_line
+from verdictd_py.events.retention import Rotation
 from verdictd_py.events.traildirectory import tail_of
 
 PROGRAM = "verdictd-py audit"
@@ -98,6 +101,28 @@ def test_tail_prints_the_last_records(
     assert ended.stdout.count(b"\n") == 1
     assert b'key.deleted caller="' in ended.stdout
     assert b'kid="other"' in ended.stdout
+
+
+def test_records_are_printed_as_they_come(tmp_path: Path) -> None:
+    """Also those of a file that the broker begins meanwhile; other events are left out."""
+    directory = tmp_path / "audit"
+    directory.mkdir()
+    trail = AuditTrail(directory, RecordedEvents(), rotation=Rotation(size=4096))
+    trail.open()
+    trail.record(KeyCreated(caller="uid 0", kid="key-0"))
+    command = (*COMMAND, "audit", "tail", "-f", "-n", "1", "--event", "key.*", str(directory))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as following:
+        assert following.stdout is not None
+        lines = [following.stdout.readline()]
+        for number in range(1, 20):
+            trail.record(KeyCreated(caller="uid 0", kid=f"key-{number}"))
+        lines += [following.stdout.readline() for _ in range(1, 20)]
+        following.send_signal(signal.SIGINT)
+        assert following.stdout.read() == b""
+    trail.close()
+    kids = [re.findall(rb'kid="([^"]*)"', line) for line in lines]
+    assert kids == [[b"key-%d" % number] for number in range(20)]
+    assert len(list(directory.glob("*.jsonl"))) > 1
 
 
 def test_a_record_is_displayed_by_its_digest_or_number(

@@ -22,9 +22,12 @@ from tests.support.console import (
     pin_good_guest,
     visitor,
 )
+from tests.support.kbs import PATH, url_of
+from tests.support.rcar_guests import connected, tdx_guest
 from verdictd_py.broker.revisions import PAUSE_SECONDS
 from verdictd_py.cli.verdict import build_parser
 from verdictd_py.console import pages_guests, pages_overview, pages_reference, rendering
+from verdictd_py.domain.names import ResourcePath
 from verdictd_py.listeners import management_v1, v1_messages
 from verdictd_py.offload import LARGE
 
@@ -311,6 +314,22 @@ async def test_releases_of_a_key_are_counted(broker: RunningBroker) -> None:
     row = page[page.index("default/key/used") :].partition("</tr>")[0]
     assert re.findall(r'data-l="Releases">(\d+)', row) == ["1"]
     assert '<time datetime="20' in row
+
+
+@pytest.mark.broker(console="127.0.0.1:0", kbs=True)
+async def test_releases_of_a_resource_are_counted(broker: RunningBroker) -> None:
+    policy = broker.data / "image" / "policy.json"
+    policy.parent.mkdir(mode=0o700, exist_ok=True)
+    policy.write_text('{"default": [{"type": "reject"}]}')
+    alias = ResourcePath.parse("default/security-policy/test")
+    async with connected(url_of(broker), tdx_guest(broker.platform)) as session:
+        for path in (PATH, PATH, alias):
+            await session.resource(path)
+    async with person(broker) as someone:
+        page = await someone.text("/keys")
+    for path, releases in ((PATH, "2"), (alias, "1")):
+        row = page[page.index(f"<code>{path}</code>") :].partition("</tr>")[0]
+        assert re.findall(r'data-l="Releases">(\d+)', row) == [releases]
 
 
 async def test_a_release_policy_that_reads_the_token_is_tested(broker: RunningBroker) -> None:

@@ -21,6 +21,7 @@ from verdictd_py.console.requests import SECURITY_HEADERS
 from verdictd_py.console.server import REQUESTS_AT_ONCE, ConsoleListener
 from verdictd_py.console.sessions import FAILURES
 from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.errors import StorageError
 
 pytestmark = pytest.mark.broker(console="127.0.0.1:0")
 
@@ -166,6 +167,47 @@ async def test_signing_out_ends_the_session(broker: RunningBroker) -> None:
         assert (await someone.send("/keys", "/logout")).status_code == 303
         answer = await someone.get("/", headers={"Cookie": f"verdictd_session={secret}"})
         assert answer.headers["Location"] == "/login"
+
+
+@pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
+async def test_a_form_of_another_site_signs_nobody_in_or_out(
+    broker: RunningBroker, headers: dict[str, str]
+) -> None:
+    code = (await link(broker)).partition("code=")[2]
+    async with visitor(broker) as someone:
+        refused = await someone.post("/login", [("code", code)], headers=headers)
+        assert refused.status_code == 403
+        assert "Set-Cookie" not in refused.headers
+        assert (await someone.post("/login", [("code", code)])).status_code == 303
+        fields = form(await someone.text("/keys"), "/logout")
+        assert (await someone.post("/logout", fields, headers=headers)).status_code == 403
+        assert await someone.text("/keys")
+
+
+async def test_signing_out_needs_the_token_of_its_form(broker: RunningBroker) -> None:
+    async with person(broker) as someone:
+        of_other_form = dict(form(await someone.text("/keys"), "/keys/create"))["csrf"]
+        for token in ("", "x", of_other_form):
+            assert (await someone.post("/logout", [("csrf", token)])).status_code == 400
+        large = await someone.post("/logout", [("csrf", "x" * MAX_SIGN_IN_BYTES)])
+        assert large.status_code == 413
+        assert await someone.text("/keys")
+
+
+async def test_a_sign_in_that_cannot_be_recorded_begins_no_session(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*events: object) -> None:
+        raise StorageError("the audit trail cannot be written")
+
+    people = listener(broker).people
+    code = (await link(broker)).partition("code=")[2]
+    async with visitor(broker) as someone:
+        monkeypatch.setattr(people._events, "commit", full)
+        answer = await someone.post("/login", [("code", code)])
+    assert answer.status_code == 503
+    assert "Set-Cookie" not in answer.headers
+    assert people.sessions._sessions == {}
 
 
 async def test_no_secret_of_a_session_is_logged(broker: RunningBroker) -> None:

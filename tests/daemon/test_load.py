@@ -61,3 +61,30 @@ def test_each_process_has_its_own_load(memory: Memory) -> None:
     assert [each.number for each in processes] == [0, 1, 2]
     assert [each.cpu for each in processes] == [0.0, 0.0, 0.25]
     assert (processes[2].memory, processes[2].queued) == (1 << 20, 7)
+
+
+def test_the_period_is_ten_minutes(memory: Memory) -> None:
+    clock = Clock()
+    history = LoadHistory(memory, 3, clock)
+    worker = memory.of(1)
+    for number in range(30):
+        worker.observe(families.STAGES, ("listen",), (str(Stage.POLICY),), seconds=number)
+        history.note()
+        clock.now += tested.NOTE_SECONDS - 1
+        history.note()  # too early to be noted
+        clock.now += 1
+    load = history.load({}, {})
+    assert load.seconds == 600
+    (policy,) = load.stages
+    assert policy.number == 19, "of the seconds since the oldest note"
+    assert policy.mean == pytest.approx(20.0)
+
+
+def test_the_delay_of_the_event_loops_is_their_mean(memory: Memory) -> None:
+    history = LoadHistory(memory, 3, Clock())
+    memory.of(0).observe(families.LOOP_DELAY, ("operator",), seconds=9.0)
+    history.note()
+    assert history.load({}, {}).delay is None
+    memory.of(0).observe(families.LOOP_DELAY, ("operator",), seconds=0.1)
+    memory.of(1).observe(families.LOOP_DELAY, ("worker",), seconds=0.3)
+    assert history.load({}, {}).delay == pytest.approx(0.2)

@@ -22,6 +22,7 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.events.floods import LINES_PER_MINUTE
 from verdictd_py.events.log import LogEvents
 from verdictd_py.listeners.accepting import accept
+from verdictd_py.listeners.admission import STATUSES
 from verdictd_py.metrics import families
 from verdictd_py.metrics.counting import CountedConnections, CountedEvents, count
 from verdictd_py.metrics.exposition import Exposition
@@ -239,6 +240,7 @@ EXAMPLES: list[tuple[Event, str, dict[str, str], float]] = [
     ),
     (example(known.LogDropped, lines=5), "verdictd_log_dropped_lines_total", {}, 5),
     (example(known.LogFlood, lines=6), "verdictd_log_omitted_lines_total", {}, 6),
+    (example(known.TraceDropped, requests=8), "verdictd_trace_dropped_requests_total", {}, 8),
 ]
 
 
@@ -285,6 +287,11 @@ async def test_a_connection_leaves_no_id_to_the_next_one() -> None:
         accepting.cancel()
         await asyncio.gather(accepting, return_exceptions=True)
     assert before == ["", ""]
+
+
+def test_every_status_of_grpc_has_its_series() -> None:
+    """Otherwise its calls count as those of another status."""
+    assert tuple(STATUSES[number] for number in sorted(STATUSES)) == families.GRPC_STATUSES
 
 
 def test_the_requests_of_guests_are_those_that_the_protocol_reads() -> None:

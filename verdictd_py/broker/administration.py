@@ -223,6 +223,17 @@ class ResourceAdministrator:
         caller.require(Right.MANAGE)
         return await self._pages.page(token, limit)
 
+    def released_as(self, name: str) -> str:
+        """Return the path that releases of a listed resource are recorded with; empty if none is.
+
+        Args:
+            name: a name of `page`, which may be one that no guest can request.
+        """
+        try:
+            return self._resources.file_of(ResourcePath.parse(name))
+        except RequestError:
+            return ""
+
     async def get(self, caller: Caller, path: str) -> SecretBytes:
         """Return a resource or the file behind an alias; never a key.
 

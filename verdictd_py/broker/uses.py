@@ -37,7 +37,7 @@ class Use:
 
 
 class Uses:
-    """Releases by path: `keys/NAME`, or the path of a resource."""
+    """Releases by canonical path (`StoredObject`): `keys/NAME`, `resources/NAME`, `image/FILE`."""
 
     kind = KIND
 

@@ -18,8 +18,7 @@ from aiohttp import web
 
 from verdictd_py.config import Address
 from verdictd_py.console import language as languages
-from verdictd_py.console.identity import Identity
-from verdictd_py.console.operations import OperationFailed, Operations
+from verdictd_py.console.operations import OperationFailed
 from verdictd_py.console.receiving import LANGUAGE_COOKIE, MAX_FORM_BYTES, Received
 from verdictd_py.console.rendering import stylesheet
 from verdictd_py.console.requests import (
@@ -30,7 +29,7 @@ from verdictd_py.console.requests import (
     require_host,
     require_own_origin,
 )
-from verdictd_py.console.sessions import Sessions, TokenInvalid
+from verdictd_py.console.sessions import TokenInvalid
 from verdictd_py.console.signin import SignIn
 from verdictd_py.console.site import Answer, Page, Site, http_status
 from verdictd_py.domain.events import ConsoleRefused
@@ -82,30 +81,19 @@ class ConsoleListener:
     Args:
         address: address of the listener.
         site: the pages.
-        operations: the management API.
-        sessions: links and sessions.
-        identity: how people are identified, and TLS.
-        events: records sign-ins and refused requests.
+        people: the sign-in, and who sent a request; its identity also has the settings of TLS.
+        events: records refused requests.
 
     Attributes:
-        people: the sign-in, and who sent a request.
+        people: as above.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        site: Site,
-        operations: Operations,
-        sessions: Sessions,
-        identity: Identity,
-        events: Events,
-    ) -> None:
+    def __init__(self, address: Address, *, site: Site, people: SignIn, events: Events) -> None:
         self.name = "console"
         self.address = address
         self._site = site
-        self.people = people = SignIn(site, operations, sessions, identity, events)
-        self._identity = identity
+        self.people = people
+        self._identity = identity = people.identity
         self._events = events
         self._listening: socket.socket | None = None
         self._turns = asyncio.Semaphore(REQUESTS_AT_ONCE)

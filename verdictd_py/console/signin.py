@@ -33,7 +33,7 @@ class SignIn:
         events: records sign-ins and refused codes.
 
     Attributes:
-        operations, sessions: as above.
+        operations, sessions, identity: as above.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class SignIn:
         self._site = site
         self.operations = operations
         self.sessions = sessions
-        self._identity = identity
+        self.identity = identity
         self._events = events
 
     def session(self, received: Received) -> Session | None:
         """Return the session of the person who sent a request; None for other clients."""
         request, use = received.request, not received.automatic
-        if self._identity.context is None:
+        if self.identity.context is None:
             secret = request.cookies.get(SESSION_COOKIE, "")
             return self.sessions.of_secret(secret, use=use)
         if request.transport is None:  # the client has disconnected, so no answer is sent
             return None
-        digest, caller = self._identity.certified(request.transport)
+        digest, caller = self.identity.certified(request.transport)
         return self.sessions.of_certificate(digest, caller)
 
     def visit(self, received: Received, session: Session | None) -> Visit:
@@ -75,7 +75,7 @@ class SignIn:
 
     async def page(self, received: Received) -> Answer:
         """The form of a link. Only sending it uses the link, so that a preview does not."""
-        if self._identity.context is not None:
+        if self.identity.context is not None:
             return Answer(status=303, location="/")
         return self._form(received, code=received.query.get("code", ""))
 

@@ -19,6 +19,7 @@ from verdictd_py.console.operations import Operations, Register
 from verdictd_py.console.pages import CHANGES, FORMS, PAGES
 from verdictd_py.console.server import ConsoleListener
 from verdictd_py.console.sessions import Sessions
+from verdictd_py.console.signin import SignIn
 from verdictd_py.console.site import Site
 from verdictd_py.console.sources import CollateralPart, Sources
 from verdictd_py.console.views.ending import End
@@ -67,14 +68,8 @@ def build(
         policy=tees.default.documents.policy,
         sources=_sources(collateral, settings, metrics),
     )
-    listener = ConsoleListener(
-        address,
-        site=site,
-        operations=Operations(register),
-        sessions=sessions,
-        identity=identity,
-        events=events,
-    )
+    people = SignIn(site, Operations(register), sessions, identity, events)
+    listener = ConsoleListener(address, site=site, people=people, events=events)
     return listener, identity.context is not None
 
 

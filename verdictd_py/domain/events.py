@@ -753,7 +753,11 @@ class LogFlood(Event):
     type: Annotated[str, FieldInfo("Name of the event that occurred so often.", characters=64)]
     source: Annotated[
         str,
-        FieldInfo("Address of the peer without its port, or name of the caller.", characters=512),
+        FieldInfo(
+            "Address of the peer without its port (of IPv6, its /64 network), or name of the "
+            "caller; `other sources` for those beyond the 100 with the most lines.",
+            characters=512,
+        ),
     ]
     lines: Annotated[int, FieldInfo("Number of lines that were omitted.")]
 

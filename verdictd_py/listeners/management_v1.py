@@ -157,8 +157,12 @@ class ResourceService(Service, services.ResourceServiceServicer):
     async def ListResources(
         self, request: messages.ListResourcesRequest, caller: Caller
     ) -> messages.ListResourcesResponse:
-        page = await self._admin.resources.page(caller, request.page_token, request.page_size)
-        resources = [v1_messages.resource(each, self._uses.of(each.name)) for each in page.names]
+        admin = self._admin.resources
+        page = await admin.page(caller, request.page_token, request.page_size)
+        resources = [
+            v1_messages.resource(each, self._uses.of(admin.released_as(each.name)))
+            for each in page.names
+        ]
         return messages.ListResourcesResponse(resources=resources, next_page_token=page.next_token)
 
     @answered("verdictd.v1 SetResource")
