@@ -48,7 +48,7 @@ async def test_judgements_are_shared_and_counts_are_not(objects: Objects) -> Non
 
 async def test_each_broker_counts_its_own_releases(objects: Objects) -> None:
     one, two = (PostgresHistory(objects, writer, RecordedEvents()) for writer in (ONE, TWO))
-    rows = []
+    rows: list[HistoryRow] = []
     for history, releases in ((one, 5), (two, 3)):
         uses = Uses()
         for _ in range(releases):
@@ -75,7 +75,9 @@ async def test_the_oldest_row_of_each_kind_is_loaded(
         for n in "abc"
     ]
     assert await history.write(rows, (), [], 0)
-    assert {row.id for row in (await history.load())[0]} == {row.id for row in rows}
+    stored = await history.load()
+    assert stored is not None
+    assert {row.id for row in stored[0]} == {row.id for row in rows}
 
 
 async def test_a_forged_judgement_is_ignored(database: TestDatabase, objects: Objects) -> None:
