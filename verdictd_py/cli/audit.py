@@ -13,13 +13,21 @@ from typing import Final
 
 from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.output.result import CommandOutput, Form
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, moment, printable
+from verdictd_py.cli.parsing import (
+    EXIT_OK,
+    EXIT_REFUSED,
+    Parser,
+    complain,
+    moment,
+    one_line,
+)
 from verdictd_py.config import DEFAULT_DATA_DIR
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.export import FORMATS, as_text
 from verdictd_py.events.following import Follower
 from verdictd_py.events.heads import HeadVerifier
 from verdictd_py.events.loggedheads import LoggedHead, heads_in
+from verdictd_py.events.opening import NOT_A_FILE
 from verdictd_py.events.reading import (
     ACCEPTED,
     FAILED,
@@ -28,7 +36,7 @@ from verdictd_py.events.reading import (
     Filter,
     merged,
 )
-from verdictd_py.events.scan import Scan, files_of, scan_all
+from verdictd_py.events.scan import Scan, files_of, irregular_in, irregular_scan, scan_all
 from verdictd_py.events.verification import Findings, verified
 
 PROGRAM: Final = "verdictd-py audit"
@@ -161,26 +169,42 @@ def _filter(options: argparse.Namespace) -> Filter:
     )
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    """Return the files that are named, and those of the directories that are named."""
+def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files that are named, and those of the directories that are named.
+
+    Returns:
+        The files, and what has the name of an audit file in these directories and is none.
+    """
     files: list[Path] = []
+    irregular: list[Path] = []
     for path in paths or (_DEFAULT,):
         if path.is_dir():
-            found = files_of(path) or files_of(path / "audit")
+            directory = path if files_of(path) else path / "audit"
+            found = files_of(directory) if directory.is_dir() else []
             if not found:
                 raise ConfigError(
                     f"{path} has no audit files; name the directory audit/ of a broker"
                 )
             files += found
+            irregular += irregular_in(directory)
         else:
             files.append(path)
+    return files, irregular
+
+
+def _readable(paths: Sequence[Path]) -> list[Path]:
+    """Return the files, and report on standard error what is none."""
+    files, irregular = _files(paths)
+    for path in irregular:
+        complain(PROGRAM, f"{path}: {NOT_A_FILE}")
     return files
 
 
 def _verify(options: argparse.Namespace) -> int:
     keys = [HeadVerifier.of(text) for text in options.key]
     expected = tuple(digest.lower() for digest in options.expect_head)
-    scans = scan_all(_files(options.paths), expected)
+    files, irregular = _files(options.paths)
+    scans = [*scan_all(files, expected), *map(irregular_scan, irregular)]
     complete = not options.paths or any(path.is_dir() for path in options.paths)
     logged = [head for path in options.log for head in _heads(path)]
     if options.stopped and not keys:
@@ -216,11 +240,11 @@ def _heads(path: Path) -> list[LoggedHead]:
 def _print_findings(scans: Sequence[Scan], findings: Findings, *, keyed: bool) -> None:
     for one in scans:
         if not one.problem:
-            print(f"{one.path}: {one.records} records, digest {one.digest}")
+            print(f"{one_line(str(one.path))}: {one.records} records, digest {one.digest}")
     for remark in findings.remarks:
-        print(f"remark: {printable(remark)}")
+        print(f"remark: {one_line(remark)}")
     for problem in findings.problems:
-        print(f"{printable(problem)}", file=sys.stderr)
+        print(one_line(problem), file=sys.stderr)
     records = sum(one.records for one in scans)
     print(f"{len(scans)} files, {records} records: ", end="")
     print(f"{len(findings.problems)} problems" if findings.problems else "no record was changed")
@@ -256,7 +280,7 @@ def _report(scans: Sequence[Scan], findings: Findings) -> Mapping[str, object]:
 
 def _found(options: argparse.Namespace) -> Iterator[AuditRecord]:
     wanted = _filter(options)
-    return (record for record in merged(_files(options.paths)) if wanted.admits(record))
+    return (record for record in merged(_readable(options.paths)) if wanted.admits(record))
 
 
 def _search(options: argparse.Namespace) -> int:
@@ -274,7 +298,7 @@ def _search(options: argparse.Namespace) -> int:
 def _tail(options: argparse.Namespace) -> int:
     wanted = _filter(options)
     follower = Follower(partial(_files_now, options.paths))
-    records = follower.before(merged(_files(options.paths)))
+    records = follower.before(merged(_readable(options.paths)))
     last = deque(filter(wanted.admits, records), maxlen=max(options.lines, 0))
     sys.stdout.writelines(as_text(last))
     while options.follow:
@@ -287,7 +311,7 @@ def _tail(options: argparse.Namespace) -> int:
 def _files_now(paths: Sequence[Path]) -> list[Path]:
     """Return the files as `_files` does; none while the directory has none."""
     try:
-        return _files(paths)
+        return _files(paths)[0]
     except ConfigError:
         return []
 
@@ -297,7 +321,7 @@ def _show(options: argparse.Namespace) -> int:
     if not colon and len(options.record) < MIN_DIGEST_CHARACTERS:
         raise ConfigError(f"{options.record!r} is too short; give 8 digits of a digest or more")
     found = []
-    for record in merged(_files(options.paths)):
+    for record in merged(_readable(options.paths)):
         if colon:
             is_wanted = (record.file, str(record.number)) == (name, number)
         else:
