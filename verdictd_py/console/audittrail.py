@@ -22,7 +22,9 @@ MAX_FILES: Final = 200
 
 Record = TypeVar("Record")
 
-_SUMMARY: Final = ("kid", "path", "name", "file", "values", "code", "caller", "appraisal", "peer", "tee")
+_SUMMARY: Final = (
+    *("kid", "path", "name", "file", "values", "code", "caller", "appraisal", "peer", "tee"),
+)
 """Fields that say most about a record, in this order."""
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
-
-_SPACE: Final = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +76,11 @@ class Load:
 def duration(seconds: float) -> str:
     """Return a time in a suitable unit: `0.31 ms`, `12 ms`, `1.4 s`."""
     if seconds >= 1:
-        return f"{seconds:.1f}{_SPACE}s"
+        return f"{seconds:.1f} s"
     milliseconds = seconds * 1000
-    return f"{milliseconds:.0f}{_SPACE}ms" if milliseconds >= 10 else f"{milliseconds:.2g}{_SPACE}ms"
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.2g} ms"
 
 
 def size(number: int) -> str:
     """Return a number of bytes: `86 MiB`."""
-    return f"{number / 2**20:.0f}{_SPACE}MiB"
+    return f"{number / 2**20:.0f} MiB"
