@@ -33,7 +33,7 @@ WARNINGS = {
     "warning.identity", "warning.limits", "warning.policy", "warning.readiness",
     "warning.reload", "warning.shadowed",
     "warning.other-daemon", "warning.rolled-back",
-    "warning.storage", "warning.unpinned", "warning.worker", "wrap.refused",
+    "warning.sink", "warning.storage", "warning.unpinned", "warning.worker", "wrap.refused",
 }  # fmt: skip
 LIMITED = {
     "guest.refused",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import deque
@@ -103,7 +104,7 @@ def build_parser() -> Parser:
     )
     verify.add_argument("--json", action="store_true", help="output as JSON")
     tail = _action(actions, "tail", "print the last records", _tail)
-    tail.add_argument("-n", "--lines", metavar="N", type=int, default=10, help="how many (10)")
+    tail.add_argument("-n", "--lines", metavar="N", type=_number, default=10, help="how many (10)")
     tail.add_argument("-f", "--follow", action="store_true", help="print new records as they come")
     search = _action(actions, "search", "print the records that meet all conditions", _search)
     search.add_argument(
@@ -292,6 +293,8 @@ def _search(options: argparse.Namespace) -> int:
     for line in as_text(_found(options)):
         sys.stdout.write(line)
         count += 1
+    if not count:
+        print(f"{PROGRAM} search: no record meets all conditions", file=sys.stderr)
     return EXIT_OK if count else EXIT_REFUSED
 
 
@@ -299,7 +302,7 @@ def _tail(options: argparse.Namespace) -> int:
     wanted = _filter(options)
     follower = Follower(partial(_files_now, options.paths))
     records = follower.before(merged(_readable(options.paths)))
-    last = deque(filter(wanted.admits, records), maxlen=max(options.lines, 0))
+    last = deque(filter(wanted.admits, records), maxlen=options.lines)
     sys.stdout.writelines(as_text(last))
     while options.follow:
         sys.stdout.flush()
@@ -341,7 +344,38 @@ def _export(options: argparse.Namespace) -> int:
     lines = FORMATS[options.format](_found(options))
     if options.output is None:
         sys.stdout.writelines(lines)
-    else:
-        with options.output.open("w", encoding="ascii", newline="") as stream:
+        return EXIT_OK
+    _require_outside(options.output, options.paths)
+    try:
+        descriptor = os.open(options.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="ascii", newline="") as stream:  # noqa: PTH123  # not a path
             stream.writelines(lines)
+    except OSError as error:
+        if error.filename not in (None, str(options.output)):
+            raise
+        raise ConfigError(
+            f"cannot write {options.output}: {error.strerror}; check --output"
+        ) from error
     return EXIT_OK
+
+
+def _require_outside(output: Path, paths: Sequence[Path]) -> None:
+    """Refuse an output among the files of the trail, which it could overwrite or be taken for.
+
+    Raises:
+        ConfigError: it is in the directory of one of them.
+    """
+    directories = {path.resolve().parent for path in _files(paths)[0]}
+    if output.resolve().parent in directories:
+        raise ConfigError(f"{output} is among the files of the trail; choose another directory")
+
+
+def _number(text: str) -> int:
+    """Return a number of records, from 0 on.
+
+    Raises:
+        ArgumentTypeError: the text is none.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of records, such as 10")
+    return int(text)

@@ -56,7 +56,7 @@ class HeadSigner:
         Raises:
             ConfigError: there is no such key in the file; the message has the remedy.
         """
-        remedy = f"create one with 'openssl genpkey -algorithm ed25519 -out {file}'"
+        remedy = "create one with 'openssl genpkey -algorithm ed25519 -out NEW.key'"
         try:
             key = serialization.load_pem_private_key(_read(file, "--audit-key"), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):  # its text could quote the key

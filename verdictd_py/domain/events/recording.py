@@ -144,6 +144,15 @@ class AuditNotDelivered(Event):
     records: Annotated[int, FieldInfo("Number of records that were not delivered.")]
 
 
+@event("warning.sink", level=Level.WARNING)
+class WarningSink(Event):
+    """A sink of the audit trail takes no records. They wait, and the sink is tried again."""
+
+    sink: Annotated[str, FieldInfo("Name of the sink, as in `--audit-sink`.", characters=512)]
+    reason: Reason
+    records: Annotated[int, FieldInfo("Number of records that wait.")]
+
+
 @event("log.dropped", level=Level.WARNING)
 class LogDropped(Event):
     """Lines of the log were lost: its reader stalled, or its disk was full."""
