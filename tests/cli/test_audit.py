@@ -111,7 +111,8 @@ def test_records_are_printed_as_they_come(tmp_path: Path) -> None:
     trail.open()
     trail.record(KeyCreated(caller="uid 0", kid="key-0"))
     command = (*COMMAND, "audit", "tail", "-f", "-n", "1", "--event", "key.*", str(directory))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as following:
+    following = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
+    try:
         assert following.stdout is not None
         lines = [following.stdout.readline()]
         for number in range(1, 20):
@@ -119,6 +120,9 @@ def test_records_are_printed_as_they_come(tmp_path: Path) -> None:
         lines += [following.stdout.readline() for _ in range(1, 20)]
         following.send_signal(signal.SIGINT)
         assert following.stdout.read() == b""
+    finally:
+        following.kill()  # also if the test fails or has waited too long
+        following.communicate()
     trail.close()
     kids = [re.findall(rb'kid="([^"]*)"', line) for line in lines]
     assert kids == [[b"key-%d" % number] for number in range(20)]
@@ -199,12 +203,53 @@ def test_a_line_that_is_no_record_is_displayed(
     assert b"\x1b" not in ended.stdout
 
 
+@pytest.mark.parametrize("text", ["-3", "x", "1.5", "1" * 30])
+def test_a_number_of_lines_that_is_none_is_refused(
+    audit: Path, text: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    ended = run(capfdbinary, "tail", f"--lines={text}", audit)
+    assert f"{text!r} is not a number of records" in ended.stderr
+    assert ended.status == 2
+
+
+def test_a_search_without_a_result_says_so(
+    audit: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    ended = run(capfdbinary, "search", audit, "--guest", "zzz")
+    assert (ended.status, ended.stdout) == (1, b"")
+    assert ended.stderr == f"{PROGRAM} search: no record meets all conditions\n"
+
+
+def test_an_export_overwrites_no_file_of_the_trail(
+    audit: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    file = next(iter(audit.glob("*.jsonl")))
+    stored = file.read_bytes()
+    for output in (file, audit / "new.jsonl"):
+        ended = run(capfdbinary, "export", audit, "--output", output)
+        assert "is among the files of the trail" in ended.complaint(2, PROGRAM)
+    assert file.read_bytes() == stored
+    assert not (audit / "new.jsonl").exists()
+
+
+def test_an_export_is_readable_for_its_owner_only(
+    audit: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    output = tmp_path / "x.csv"
+    assert run(capfdbinary, "export", audit, "--output", output).status == 0
+    assert output.stat().st_mode & 0o777 == 0o600
+    for wrong in (tmp_path, tmp_path / "missing" / "x.csv"):
+        ended = run(capfdbinary, "export", audit, "--output", wrong)
+        assert f"cannot write {wrong}: " in ended.complaint(2, PROGRAM)
+
+
 def test_a_named_pipe_in_the_directory_does_not_stop_the_command(
     audit: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     os.mkfifo(audit / "x.jsonl")
     ended = run(capfdbinary, "verify", audit)
-    assert "not a regular file" in ended.complaint(2, PROGRAM)
+    assert ended.status == 1
+    assert ended.stderr == f"{audit / 'x.jsonl'}: is not a regular file\n"
 
 
 def test_a_directory_without_a_trail_is_reported(

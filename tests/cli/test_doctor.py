@@ -439,8 +439,9 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
         ],
     ),
     "settings that contradict each other": (
-        settings(kbs_tls_key=None, audit_group="root"),
+        settings(kbs_tls_key=None, audit_group="root", console_read_only=True),
         [
+            ("settings", "failure", "--console-read-only has no effect"),
             ("settings", "failure", "go together; give both, or neither"),
             ("settings", "failure", "--audit-group has no effect"),
         ],

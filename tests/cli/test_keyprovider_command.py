@@ -9,6 +9,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from tests.support.broker import KEY, KID
 from tests.support.command import Ended, Run, run, run_all
@@ -89,6 +96,22 @@ class TestRecords:
         assert file.stat().st_mode & 0o777 == 0o600
         verified = run(Run(("audit", "verify", str(file))))
         assert verified.status == 0, verified.stderr
+
+    def test_its_records_are_signed_with_the_key_of_the_daemon(self, tmp_path: Path) -> None:
+        key, public = tmp_path / "audit.key", tmp_path / "audit.pub"
+        private = Ed25519PrivateKey.generate()
+        key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        public.write_bytes(
+            private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        )
+        run(command(tmp_path, wrap_input("Enabled"), "--audit-key", str(key)))
+        trail = str(tmp_path / "audit")
+        verified = run(Run(("audit", "verify", trail, "--key", str(public), "--stopped")))
+        assert verified.status == 0, verified.stderr
+        run(command(tmp_path, wrap_input("Enabled")))
+        verified = run(Run(("audit", "verify", trail, "--key", str(public))))
+        assert verified.status == 1
+        assert "no record is signed" in verified.stderr
 
     def test_without_the_trail_no_key_is_created(self, tmp_path: Path) -> None:
         (tmp_path / "audit").write_text("not a directory")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,10 @@ PATHS: Final = {
     "keys": "/keys",
     "collateral": "/collateral",
     "audit": "/audit",
+    "verified": "/audit?verify=1",
+    "found": "/audit?event=guest.refused&text=rtmr1",
+    "values-compared": "",  # an earlier revision of the reference values
+    "policies-compared": "",  # an earlier revision of the policy
     "missing": "/missing",
     "login": "/login",
 }
@@ -102,6 +107,8 @@ class Signed:
             "boot": self._guest(page, "/guests?verdict=refused&rule=rtmr0", 0),
             "accepted": accepted,
             "policies": f"/policies?guest={refused.rpartition('/')[2]}",
+            "values-compared": self._compared(page, "/reference"),
+            "policies-compared": self._compared(page, self._changed_policy(page)),
             "release": f"/release?guest={accepted.rpartition('/')[2]}&path=default/key/1",
         }
         context.close()
@@ -109,6 +116,22 @@ class Signed:
     def _guest(self, page: Any, path: str, line: int) -> str:
         page.goto(self.base + path)
         return str(page.locator("tbody th a").nth(line).get_attribute("href"))
+
+    def _changed_policy(self, page: Any) -> str:
+        """Store another text of a policy; return the path of its page."""
+        page.goto(self.base + "/policies")
+        text = page.locator("#content")
+        text.fill(f"{text.input_value()}\n# A comment of the operator.\n")
+        page.get_by_role("button", name="Check and store").click()
+        assert "The policy is stored." in page.locator("[role=status]").inner_text()
+        return str(page.url).removeprefix(self.base)
+
+    def _compared(self, page: Any, path: str) -> str:
+        """Compare the oldest revision with the one in force; return the path of the result."""
+        page.goto(self.base + path)
+        page.locator("#revisions").get_by_role("link", name="Compare").last.click()
+        assert page.locator("#h-diff").is_visible()
+        return str(page.url).removeprefix(self.base).partition("#")[0]
 
     def context(self, browser: Any, **more: Any) -> Any:
         return browser.new_context(storage_state=self.state, **more)
@@ -199,6 +222,35 @@ def test_the_console_works_without_scripts(browser: Any, signed: Signed) -> None
     page.get_by_label("Name; empty for a new UUID").fill("default/key/9")
     page.get_by_role("button", name="Create").click()
     assert page.locator("code", has_text="default/key/9").first.is_visible()
+    context.close()
+
+
+def test_the_verification_names_its_result_first(browser: Any, signed: Signed) -> None:
+    context = signed.context(browser)
+    page = context.new_page()
+    page.goto(signed.base + "/audit")
+    page.get_by_role("link", name="Verify now").click()
+    assert "No verified record was changed" in page.locator(".sub").first.inner_text()
+    assert "0 problems" in page.locator("#verify h3").inner_text()
+    context.close()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "cef"])
+def test_an_export_is_saved_as_a_file_and_never_displayed(
+    browser: Any, signed: Signed, form: str
+) -> None:
+    """The file has the records of the search, and the browser names it as the broker does."""
+    context = signed.context(browser)
+    page = context.new_page()
+    page.goto(signed.base + "/audit?event=guest.refused")
+    with page.expect_download() as saved:
+        page.locator("#export").get_by_role("link", name=form.upper(), exact=True).click()
+    name = saved.value.suggested_filename
+    lines = Path(saved.value.path()).read_text().splitlines()
+    assert re.fullmatch(rf"audit-\d{{8}}T\d{{6}}Z\.{form}", name)
+    assert len([line for line in lines if "guest.refused" in line]) >= 5
+    assert not any("guest.accepted" in line for line in lines)
+    assert page.url.endswith("/audit?event=guest.refused")
     context.close()
 
 

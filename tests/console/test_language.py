@@ -86,3 +86,26 @@ def test_a_language_has_a_name_of_its_own() -> None:
     assert named("zh") is CHINESE
     assert ENGLISH("as %(it)s", it="it is") == "as it is"
     assert language.languages()[0] is ENGLISH
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "said"),
+    [
+        ("%(number)d guests are connected now", {"number": 1}, "1 guest is connected now"),
+        ("%(number)d guests are connected now", {"number": 2}, "2 guests are connected now"),
+        ("%(number)d documents have expired.", {"number": 1}, "1 document has expired."),
+        ("%(number)d equal lines", {"number": 1}, "1 equal line"),
+        ("%(number)d of the names below cannot be used.", {"number": 1}, None),
+        (
+            "%(files)d files, %(records)d records, %(problems)d problems",
+            {"files": 1, "records": 32, "problems": 1},
+            "1 file, 32 records, 1 problem",
+        ),
+        ("%(name)s and %(number)d more values", {"name": "1 values", "number": 1}, None),
+    ],
+)
+def test_one_thing_is_named_in_the_singular(
+    text: str, values: dict[str, object], said: str | None
+) -> None:
+    expected = said or (text % values).replace("1 more values", "1 more value")
+    assert ENGLISH(text, **values) == expected

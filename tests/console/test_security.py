@@ -147,6 +147,20 @@ async def test_the_session_cookie_is_protected(broker: RunningBroker) -> None:
     assert code not in cookie
 
 
+async def test_a_cookie_that_someone_chose_is_never_a_session(broker: RunningBroker) -> None:
+    """Another server on the same address can set one before the person signs in."""
+    chosen = "A" * 43
+    async with visitor(broker, cookies={"verdictd_session": chosen}) as someone:
+        code = (await link(broker)).partition("code=")[2]
+        answer = await someone.post("/login", [("code", code)])
+        secret = answer.cookies["verdictd_session"]
+        assert secret != chosen
+    async with visitor(broker, cookies={"verdictd_session": chosen}) as attacker:
+        assert (await attacker.get("/")).status_code == 303
+    async with visitor(broker, cookies={"verdictd_session": secret}) as same:
+        assert (await same.get("/")).status_code == 200
+
+
 async def test_opening_a_link_does_not_use_it(broker: RunningBroker) -> None:
     """A preview of a chat program opens links; only the form signs in."""
     url = await link(broker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,13 @@ def kids(directory: Path) -> list[str]:
     return [r["fields"]["kid"] for r in decoded if r["event"] == "key.created"]
 
 
-def make_old(path: Path, days: float) -> None:
+MONTH = Retention(seconds=30 * DAY, now=lambda: time.time() + 31 * DAY)
+"""What is retained, a month later."""
+
+
+def make_young(path: Path) -> None:
     status = path.stat()
-    os.utime(path, (status.st_atime, status.st_mtime - days * DAY))
+    os.utime(path, (status.st_atime, status.st_mtime + 31 * DAY))
 
 
 def test_files_are_rotated_by_size_without_a_gap(audit: Path) -> None:
@@ -89,9 +94,7 @@ def test_counts_are_not_counted_twice_after_a_rotation_and_a_kill(audit: Path) -
 
 def test_old_files_are_removed_with_a_proof(audit: Path) -> None:
     old = [run_once(audit, signer=SIGNER) for _ in range(3)]
-    for path in old:
-        make_old(path, 31)
-    trail = opened(audit, retention=Retention(seconds=30 * DAY), signer=SIGNER)
+    trail = opened(audit, retention=MONTH, signer=SIGNER)
     trail.record(created(9))
     trail.prune()
     assert not any(path.exists() for path in old)
@@ -113,8 +116,9 @@ def test_old_files_are_removed_with_a_proof(audit: Path) -> None:
 
 def test_a_file_that_was_removed_by_hand_is_not_proved_by_another_removal(audit: Path) -> None:
     files = [run_once(audit) for _ in range(3)]
-    make_old(files[0], 31)
-    trail = opened(audit, retention=Retention(seconds=30 * DAY))
+    for file in files[1:]:
+        make_young(file)
+    trail = opened(audit, retention=MONTH)
     trail.prune()
     trail.close()
     assert not files[0].exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import re
 import socket
@@ -19,7 +20,7 @@ import trustme
 from tests.events.trails import created
 from tests.support.clock import until
 from tests.support.events import RecordedEvents
-from verdictd_py.domain.events import AuditNotDelivered
+from verdictd_py.domain.events import AuditNotDelivered, WarningSink
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.chain import FIRST, sealed
@@ -73,7 +74,7 @@ class Collector:
         self.called.release()
         assert self.released.wait(60)
         if self.fails:
-            raise OSError("not reachable")
+            raise OSError(errno.ENOENT, "No such file")
         self.lines += lines
         return 0
 
@@ -134,6 +135,40 @@ async def test_a_sink_is_tried_again(audit: Path, monkeypatch: pytest.MonkeyPatc
     collector.fails = False
     trail.close()
     assert collector.lines == stored(audit)
+
+
+async def test_a_sink_that_cannot_be_reached_is_reported_once_for_each_time(
+    audit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address may be mistyped: nothing is lost yet, and the trail says nothing of it."""
+    monkeypatch.setattr(sink, "FIRST_PAUSE_SECONDS", 0)
+    log, collector = RecordedEvents(), Collector()
+    collector.fails = True
+    delivery = Delivery("test", collector)
+    trail = AuditTrail(audit, log, sinks=[delivery])
+    trail.open()
+
+    async def two_minutes() -> None:
+        await until(lambda: bool(delivery._problem))
+        for _ in range(2):
+            await asyncio.to_thread(trail.record_omitted)
+
+    await two_minutes()
+    assert log.of(WarningSink) == [WarningSink(sink="test", reason="No such file", records=2)]
+    collector.fails = False
+    await until(lambda: not delivery._problem)
+    await asyncio.to_thread(trail.record_omitted)
+    assert len(log.of(WarningSink)) == 1
+    collector.fails = True
+    await trail.commit(created(1))
+    await two_minutes()
+    assert len(log.of(WarningSink)) == 2
+    collector.fails = False
+    trail.close()
+
+
+def test_the_text_of_an_exception_of_a_plug_in_is_withheld() -> None:
+    assert sink._cause(ValueError("password=hunter2")) == "ValueError"
 
 
 def test_what_is_lost_at_the_end_is_logged(audit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from verdictd_py.events import floods, writer
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.floods import LINES_PER_MINUTE, OTHERS, Floods, source_of
 from verdictd_py.events.log import LogEvents
+from verdictd_py.events.sinks import sink
 from verdictd_py.events.writer import MAX_QUEUED_BYTES, LogWriter
 
 LINE = "x" * 1023 + "\n"
@@ -126,6 +127,11 @@ def test_a_line_is_written_without_another_one(pipe: Pipe) -> None:
         with os.fdopen(os.dup(pipe.reading)) as stream:
             assert stream.readline() == f"line {number}\n"
     assert log_writer.close(60) == 0
+
+
+def test_a_person_who_follows_the_log_or_a_sink_does_not_notice_the_gathering() -> None:
+    assert 0.01 <= writer.GATHER_SECONDS <= 0.1
+    assert 0.01 <= sink.GATHER_SECONDS <= 0.1
 
 
 def test_many_lines_do_not_wait(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import deque
@@ -13,13 +14,21 @@ from typing import Final
 
 from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.output.result import CommandOutput, Form
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, moment, printable
+from verdictd_py.cli.parsing import (
+    EXIT_OK,
+    EXIT_REFUSED,
+    Parser,
+    complain,
+    moment,
+    one_line,
+)
 from verdictd_py.config import DEFAULT_DATA_DIR
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.export import FORMATS, as_text
 from verdictd_py.events.following import Follower
 from verdictd_py.events.heads import HeadVerifier
 from verdictd_py.events.loggedheads import LoggedHead, heads_in
+from verdictd_py.events.opening import NOT_A_FILE
 from verdictd_py.events.reading import (
     ACCEPTED,
     FAILED,
@@ -28,7 +37,7 @@ from verdictd_py.events.reading import (
     Filter,
     merged,
 )
-from verdictd_py.events.scan import Scan, files_of, scan_all
+from verdictd_py.events.scan import Scan, files_of, irregular_in, irregular_scan, scan_all
 from verdictd_py.events.verification import Findings, verified
 
 PROGRAM: Final = "verdictd-py audit"
@@ -95,7 +104,7 @@ def build_parser() -> Parser:
     )
     verify.add_argument("--json", action="store_true", help="output as JSON")
     tail = _action(actions, "tail", "print the last records", _tail)
-    tail.add_argument("-n", "--lines", metavar="N", type=int, default=10, help="how many (10)")
+    tail.add_argument("-n", "--lines", metavar="N", type=_number, default=10, help="how many (10)")
     tail.add_argument("-f", "--follow", action="store_true", help="print new records as they come")
     search = _action(actions, "search", "print the records that meet all conditions", _search)
     search.add_argument(
@@ -161,26 +170,42 @@ def _filter(options: argparse.Namespace) -> Filter:
     )
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    """Return the files that are named, and those of the directories that are named."""
+def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files that are named, and those of the directories that are named.
+
+    Returns:
+        The files, and what has the name of an audit file in these directories and is none.
+    """
     files: list[Path] = []
+    irregular: list[Path] = []
     for path in paths or (_DEFAULT,):
         if path.is_dir():
-            found = files_of(path) or files_of(path / "audit")
+            directory = path if files_of(path) else path / "audit"
+            found = files_of(directory) if directory.is_dir() else []
             if not found:
                 raise ConfigError(
                     f"{path} has no audit files; name the directory audit/ of a broker"
                 )
             files += found
+            irregular += irregular_in(directory)
         else:
             files.append(path)
+    return files, irregular
+
+
+def _readable(paths: Sequence[Path]) -> list[Path]:
+    """Return the files, and report on standard error what is none."""
+    files, irregular = _files(paths)
+    for path in irregular:
+        complain(PROGRAM, f"{path}: {NOT_A_FILE}")
     return files
 
 
 def _verify(options: argparse.Namespace) -> int:
     keys = [HeadVerifier.of(text) for text in options.key]
     expected = tuple(digest.lower() for digest in options.expect_head)
-    scans = scan_all(_files(options.paths), expected)
+    files, irregular = _files(options.paths)
+    scans = [*scan_all(files, expected), *map(irregular_scan, irregular)]
     complete = not options.paths or any(path.is_dir() for path in options.paths)
     logged = [head for path in options.log for head in _heads(path)]
     if options.stopped and not keys:
@@ -216,11 +241,11 @@ def _heads(path: Path) -> list[LoggedHead]:
 def _print_findings(scans: Sequence[Scan], findings: Findings, *, keyed: bool) -> None:
     for one in scans:
         if not one.problem:
-            print(f"{one.path}: {one.records} records, digest {one.digest}")
+            print(f"{one_line(str(one.path))}: {one.records} records, digest {one.digest}")
     for remark in findings.remarks:
-        print(f"remark: {printable(remark)}")
+        print(f"remark: {one_line(remark)}")
     for problem in findings.problems:
-        print(f"{printable(problem)}", file=sys.stderr)
+        print(one_line(problem), file=sys.stderr)
     records = sum(one.records for one in scans)
     print(f"{len(scans)} files, {records} records: ", end="")
     print(f"{len(findings.problems)} problems" if findings.problems else "no record was changed")
@@ -256,7 +281,7 @@ def _report(scans: Sequence[Scan], findings: Findings) -> Mapping[str, object]:
 
 def _found(options: argparse.Namespace) -> Iterator[AuditRecord]:
     wanted = _filter(options)
-    return (record for record in merged(_files(options.paths)) if wanted.admits(record))
+    return (record for record in merged(_readable(options.paths)) if wanted.admits(record))
 
 
 def _search(options: argparse.Namespace) -> int:
@@ -268,14 +293,16 @@ def _search(options: argparse.Namespace) -> int:
     for line in as_text(_found(options)):
         sys.stdout.write(line)
         count += 1
+    if not count:
+        print(f"{PROGRAM} search: no record meets all conditions", file=sys.stderr)
     return EXIT_OK if count else EXIT_REFUSED
 
 
 def _tail(options: argparse.Namespace) -> int:
     wanted = _filter(options)
     follower = Follower(partial(_files_now, options.paths))
-    records = follower.before(merged(_files(options.paths)))
-    last = deque(filter(wanted.admits, records), maxlen=max(options.lines, 0))
+    records = follower.before(merged(_readable(options.paths)))
+    last = deque(filter(wanted.admits, records), maxlen=options.lines)
     sys.stdout.writelines(as_text(last))
     while options.follow:
         sys.stdout.flush()
@@ -287,7 +314,7 @@ def _tail(options: argparse.Namespace) -> int:
 def _files_now(paths: Sequence[Path]) -> list[Path]:
     """Return the files as `_files` does; none while the directory has none."""
     try:
-        return _files(paths)
+        return _files(paths)[0]
     except ConfigError:
         return []
 
@@ -297,7 +324,7 @@ def _show(options: argparse.Namespace) -> int:
     if not colon and len(options.record) < MIN_DIGEST_CHARACTERS:
         raise ConfigError(f"{options.record!r} is too short; give 8 digits of a digest or more")
     found = []
-    for record in merged(_files(options.paths)):
+    for record in merged(_readable(options.paths)):
         if colon:
             is_wanted = (record.file, str(record.number)) == (name, number)
         else:
@@ -317,7 +344,38 @@ def _export(options: argparse.Namespace) -> int:
     lines = FORMATS[options.format](_found(options))
     if options.output is None:
         sys.stdout.writelines(lines)
-    else:
-        with options.output.open("w", encoding="ascii", newline="") as stream:
+        return EXIT_OK
+    _require_outside(options.output, options.paths)
+    try:
+        descriptor = os.open(options.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="ascii", newline="") as stream:  # noqa: PTH123  # not a path
             stream.writelines(lines)
+    except OSError as error:
+        if error.filename not in (None, str(options.output)):
+            raise
+        raise ConfigError(
+            f"cannot write {options.output}: {error.strerror}; check --output"
+        ) from error
     return EXIT_OK
+
+
+def _require_outside(output: Path, paths: Sequence[Path]) -> None:
+    """Refuse an output among the files of the trail, which it could overwrite or be taken for.
+
+    Raises:
+        ConfigError: it is in the directory of one of them.
+    """
+    directories = {path.resolve().parent for path in _files(paths)[0]}
+    if output.resolve().parent in directories:
+        raise ConfigError(f"{output} is among the files of the trail; choose another directory")
+
+
+def _number(text: str) -> int:
+    """Return a number of records, from 0 on.
+
+    Raises:
+        ArgumentTypeError: the text is none.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of records, such as 10")
+    return int(text)

@@ -24,6 +24,7 @@ from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import ConfigError, RequestError, StorageError, VerdictdError
 from verdictd_py.events.audit import AuditTrail
+from verdictd_py.events.heads import HeadSigner
 from verdictd_py.formats.stored import KEYS, RESOURCES
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
@@ -92,6 +93,12 @@ def build_parser() -> Parser:
         "--seal", metavar="URI", help="key that seals its keys, as for the daemon (not sealed)"
     )
     parser.add_argument(
+        "--audit-key",
+        metavar="FILE",
+        type=Path,
+        help="key that signs its audit records, as for the daemon (unsigned)",
+    )
+    parser.add_argument(
         "--keyprovider-name",
         metavar="NAME",
         help="provider to serve (the only one in a request)",
@@ -120,7 +127,7 @@ async def _answer(content: bytes, options: Namespace) -> bytes:
     directory = Directory.open(options.data_dir)
     for name in (KEYS, RESOURCES, _AUDIT):  # a key must not have the name of a resource
         directory.make(name)
-    trail = _Trail(options.data_dir / _AUDIT)
+    trail = _Trail(options.data_dir / _AUDIT, options.audit_key)
     wrapper = Wrapper(
         keys=DirectoryKeyStore(directory, _objects(directory, options.seal)),
         events=trail,
@@ -176,10 +183,12 @@ class _Trail:
     Files are readable for a group if the daemon's are (`--audit-mode`).
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, key: Path | None) -> None:
         status = directory.stat()
+        signer = None if key is None else HeadSigner.read(key)
         shared = status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IRGRP
-        self._trail = AuditTrail(directory, Silent(), mode=0o640 if shared else 0o600)
+        mode = 0o640 if shared else 0o600
+        self._trail = AuditTrail(directory, Silent(), mode=mode, signer=signer)
         self._is_open = False
 
     def record(self, event: Event) -> None:

@@ -16,7 +16,8 @@ from verdictd_py.console.audittrail import AuditSearch, newest_records
 from verdictd_py.errors import StorageError
 from verdictd_py.events.export import FORMATS
 from verdictd_py.events.heads import HeadVerifier
-from verdictd_py.events.scan import COMPRESSED, files_of, scan_all
+from verdictd_py.events.opening import COMPRESSED
+from verdictd_py.events.scan import files_of, irregular_in, irregular_scan, scan_all
 from verdictd_py.events.verification import verified
 
 MAX_VERIFIED_BYTES: Final = 32 * 1024 * 1024
@@ -91,7 +92,7 @@ def verify(directory: Path, keys: Sequence[str] = ()) -> Proof:
                 break
             chosen.append(path)
         complete = len(chosen) == len(paths)
-        scans = scan_all(chosen)
+        scans = [*scan_all(chosen), *map(irregular_scan, irregular_in(directory))]
     except OSError as error:
         raise StorageError(f"the audit trail cannot be read: {error.strerror}") from error
     verifiers = [HeadVerifier.of(key) for key in keys]

@@ -11,7 +11,8 @@ from typing import Final, TypeVar
 
 from verdictd_py.errors import StorageError
 from verdictd_py.events import reading
-from verdictd_py.events.scan import COMPRESSED, files_of
+from verdictd_py.events.opening import COMPRESSED, open_regular
+from verdictd_py.events.scan import files_of
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 """The newest bytes of the trail that a search reads, of all files together."""
@@ -21,7 +22,9 @@ MAX_FILES: Final = 200
 
 Record = TypeVar("Record")
 
-_SUMMARY: Final = ("kid", "path", "name", "file", "values", "code", "caller", "appraisal", "peer")
+_SUMMARY: Final = (
+    *("kid", "path", "name", "file", "values", "code", "caller", "appraisal", "peer", "tee"),
+)
 """Fields that say most about a record, in this order."""
 
 
@@ -153,7 +156,7 @@ def _records(path: Path, last_bytes: int) -> Iterator[reading.AuditRecord]:
 
     Their numbers count from the first of these lines.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         size = stream.seek(0, 2)
         stream.seek(size - min(size, last_bytes))
         lines = stream.read(last_bytes).split(b"\n")

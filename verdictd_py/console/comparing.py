@@ -61,6 +61,11 @@ class Comparison:
         return 0 < self.differing <= FEW_DIGITS
 
     @property
+    def shorts(self) -> tuple[str, str]:
+        """Both values, each short and not that of the other."""
+        return short(self.measured, [self.expected]), short(self.expected, [self.measured])
+
+    @property
     def measured_groups(self) -> tuple[Group, ...]:
         return tuple(groups(self.measured, self.position))
 

@@ -6,6 +6,7 @@ Codes, names of claims, commands, and what the broker itself reports are never t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -54,8 +55,25 @@ class Language:
 
     def __call__(self, text: str, **values: object) -> str:
         """Return a text in this language, with values in place of its `%(name)s`."""
-        translated = self.texts.get(text, text)
+        translated = self.texts.get(text) or (text if self.texts else _with_number(text, values))
         return translated % values if values else translated
+
+
+_COUNTED: Final = re.compile(
+    r"(%\((\w+)\)d (?:(?:more|new|other|equal|matching|stored) )?[a-z]+?)s\b"
+    r"( are\b| have\b| were\b| differ\b)?"
+)
+_SINGULAR: Final = {" are": " is", " have": " has", " were": " was", " differ": " differs"}
+
+
+def _with_number(text: str, values: Mapping[str, object]) -> str:
+    """Return a text in English with the singular of what there is one of: `1 record is`."""
+
+    def counted(found: re.Match[str]) -> str:
+        verb = found[3] or ""
+        return f"{found[1]}{_SINGULAR.get(verb, verb)}" if values.get(found[2]) == 1 else found[0]
+
+    return _COUNTED.sub(counted, text) if values else text
 
 
 ENGLISH: Final = Language("en", "en", "English")

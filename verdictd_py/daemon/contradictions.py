@@ -76,6 +76,8 @@ def _verifiers(settings: Settings, unsafe: Unsafe) -> None:
 def _console(settings: Settings, unsafe: Unsafe) -> None:
     del unsafe
     if settings.console is None:
+        if settings.console_read_only:
+            raise ConfigError("--console-read-only has no effect without --console; give both")
         return
     address = Address.parse(settings.console)
     if not address.local and settings.client_api_cert is None:
@@ -127,7 +129,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], _Check], ...] = (
     (("verifier",), _verifiers),
     (_TLS, lambda settings, _: protection.require_complete(settings)),
     (("client_api", "keyprovider_api", *_TLS), protection.require_protected),
-    (("console", *_TLS), _console),
+    (("console", "console_read_only", *_TLS), _console),
     ((*kbs.OF_LISTENER, "kbs_http"), kbs.refuse_settings_without_effect),
     (("kbs_tls_cert", "kbs_tls_key"), kbs.require_consistent_tls),
     (("kbs_sessions", "kbs_token_key"), lambda settings, _: kbs.require_token_key(settings)),

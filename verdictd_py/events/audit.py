@@ -27,6 +27,7 @@ from verdictd_py.domain.events import (
     AuditNotDelivered,
     AuditNotKept,
     WarningAudit,
+    WarningSink,
 )
 from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.errors import ConfigError, StorageError
@@ -280,6 +281,9 @@ class AuditTrail:
                 self._budgets.put_back(event)
                 self._log.record(event)
         for sink in self._sinks:
+            problem, waiting = sink.take_problem()
+            if problem:
+                self._log.record(WarningSink(sink=sink.name, reason=problem, records=waiting))
             if lost := sink.take_lost():
                 try:
                     self.record(AuditNotDelivered(sink=sink.name, records=lost))

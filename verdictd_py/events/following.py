@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from verdictd_py.events.chain import MAX_LINE_BYTES
+from verdictd_py.events.opening import COMPRESSED, open_regular
 from verdictd_py.events.reading import UNREADABLE, AuditRecord, read_line
-from verdictd_py.events.scan import COMPRESSED
 
 
 @dataclass(slots=True)
@@ -68,16 +69,21 @@ class Follower:
 
 
 def _added(path: Path, position: _Position) -> Iterator[AuditRecord]:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         status = os.fstat(stream.fileno())
         file = (status.st_dev, status.st_ino)
         if position.file not in (None, file) or status.st_size < position.offset:
             position.offset = position.number = position.seen = 0
         position.file = file
         stream.seek(position.offset)
-        while (line := stream.readline()).endswith(b"\n"):
+        while _is_whole(line := stream.readline(MAX_LINE_BYTES)):
             number = position.number
             position.offset += len(line)
             position.number += 1
             if number >= position.seen:
                 yield read_line(path.name, number, line)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Return whether nothing can follow that belongs to a line: no record is longer than that."""
+    return line.endswith(b"\n") or len(line) == MAX_LINE_BYTES

@@ -25,15 +25,17 @@ _PURPOSE: Final = "verdictd-py audit head, version 1"
 """First line of what is signed, so that no signature counts for another purpose."""
 
 
-def message(file: str, records: int, digest: str) -> bytes:
+def message(file: str, records: int, digest: str, *, last: bool = False) -> bytes:
     """Return the bytes that are signed.
 
     Args:
         file: name of the audit file, without its directory.
         records: number of its records up to the digest.
         digest: digest of the last of these records.
+        last: whether the head states that the file ends with it.
     """
-    return f"{_PURPOSE}\n{file}\n{records}\n{digest}\n".encode()
+    end = "last\n" if last else ""
+    return f"{_PURPOSE}\n{file}\n{records}\n{digest}\n{end}".encode()
 
 
 class HeadSigner:
@@ -54,7 +56,7 @@ class HeadSigner:
         Raises:
             ConfigError: there is no such key in the file; the message has the remedy.
         """
-        remedy = f"create one with 'openssl genpkey -algorithm ed25519 -out {file}'"
+        remedy = "create one with 'openssl genpkey -algorithm ed25519 -out NEW.key'"
         try:
             key = serialization.load_pem_private_key(_read(file, "--audit-key"), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):  # its text could quote the key
@@ -65,9 +67,10 @@ class HeadSigner:
             raise ConfigError(f"{file} is not an Ed25519 key; {remedy}")
         return cls(key)
 
-    def sign(self, file: str, records: int, digest: str) -> str:
+    def sign(self, file: str, records: int, digest: str, *, last: bool = False) -> str:
         """Return the signature of a head, base64; see `message`."""
-        return base64.b64encode(self._key.sign(message(file, records, digest))).decode()
+        signature = self._key.sign(message(file, records, digest, last=last))
+        return base64.b64encode(signature).decode()
 
 
 class HeadVerifier:
@@ -102,11 +105,13 @@ class HeadVerifier:
             raise ConfigError(f"{text} is not an Ed25519 key; audit heads have no other signatures")
         return cls(key)
 
-    def accepts(self, signature: str, file: str, records: int, digest: str) -> bool:
+    def accepts(
+        self, signature: str, file: str, records: int, digest: str, *, last: bool = False
+    ) -> bool:
         """Return whether a signature is this key's for a head; see `message`."""
         try:
             raw = base64.b64decode(signature, validate=True)
-            self._key.verify(raw, message(file, records, digest))
+            self._key.verify(raw, message(file, records, digest, last=last))
         except (binascii.Error, ValueError, InvalidSignature):
             return False
         return True

@@ -5,7 +5,6 @@ Nothing is verified here: `events.verification` does that.
 
 from __future__ import annotations
 
-import gzip
 import heapq
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
 from verdictd_py.domain.events import (
     AuditNotKept,
@@ -26,7 +25,7 @@ from verdictd_py.domain.events import (
     WrapRefused,
 )
 from verdictd_py.events.chain import MAX_LINE_BYTES
-from verdictd_py.events.scan import COMPRESSED
+from verdictd_py.events.opening import DAMAGED, open_trail
 
 UNREADABLE: Final = "unreadable"
 """Event of a line that is not a record."""
@@ -140,12 +139,18 @@ class Filter:
 def records_of(path: Path) -> Iterator[AuditRecord]:
     """Yield the records of a file; a line that is not a record is an event `unreadable`.
 
+    So is the rest of a compressed file that is damaged.
+
     Raises:
         OSError: the file cannot be read.
     """
-    with _opened(path) as stream:
+    with open_trail(path) as stream:
         for number in count():
-            line = stream.readline(MAX_LINE_BYTES)
+            try:
+                line = stream.readline(MAX_LINE_BYTES)
+            except DAMAGED:
+                yield read_line(path.name, number, b"the rest cannot be decompressed")
+                return
             if not line:
                 return
             yield read_line(path.name, number, line)
@@ -194,9 +199,3 @@ def merged(paths: Sequence[Path]) -> Iterator[AuditRecord]:
 
 def _first_time(path: Path) -> str:
     return next((record.time for record in records_of(path)), "")
-
-
-def _opened(path: Path) -> BinaryIO:
-    if path.suffix == COMPRESSED:
-        return cast("BinaryIO", gzip.open(path, "rb"))
-    return path.open("rb")

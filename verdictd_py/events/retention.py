@@ -8,9 +8,10 @@ record `audit.pruned` is written before, with the first and the last digest of e
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from verdictd_py.domain.events import AuditPruned
 from verdictd_py.errors import StorageError
 from verdictd_py.events.scan import began_at
 from verdictd_py.events.statements import State, Statement
-from verdictd_py.events.traildirectory import SUFFIX, first_of, has_state, tail_of
+from verdictd_py.events.traildirectory import audit_files, first_of, has_state, tail_of
 
 MAX_PRUNED: Final = 64
 """Maximum number of files that are removed at once, with one record."""
@@ -45,12 +46,15 @@ class Retention:
     """How much of the trail is retained; None for no limit.
 
     Attributes:
-        seconds: age of the last record of a file.
+        seconds: age of the last record of a file, according to its own time: who may write the
+            file may set its date as well.
         size: size of all files in bytes.
+        now: clock, in seconds since 1970.
     """
 
     seconds: float | None = None
     size: int | None = None
+    now: Callable[[], float] = field(default=time.time, repr=False, compare=False)
 
     def excess(self, directory: Path, own: str) -> tuple[Path, ...]:
         """Return the files to remove, the oldest first. Call it while the directory is locked.
@@ -61,25 +65,30 @@ class Retention:
         Raises:
             OSError: the directory cannot be read.
         """
-        sizes = {path: path.stat() for path in directory.glob(f"*{SUFFIX}")}
+        sizes = {path: path.lstat() for path in audit_files(directory)}
         total = sum(status.st_size for status in sizes.values())
-        oldest = float("-inf") if self.seconds is None else time.time() - self.seconds
+        oldest = float("-inf") if self.seconds is None else self.now() - self.seconds
         limit = total if self.size is None else self.size
         excess: list[Path] = []
         if total <= limit and all(status.st_mtime >= oldest for status in sizes.values()):
             return ()
         for path in sorted(sizes, key=began_at):
-            if (
-                not (total > limit or sizes[path].st_mtime < oldest)
-                or len(excess) >= MAX_PRUNED
-                or path.name == own
-            ):
+            is_old = sizes[path].st_mtime < oldest and _last_time(path) < oldest
+            if not (total > limit or is_old) or len(excess) >= MAX_PRUNED or path.name == own:
                 break
             if has_state(directory, path.name) or not _is_first(path, {p.name for p in excess}):
                 break
             excess.append(path)
             total -= sizes[path].st_size
         return tuple(excess)
+
+
+def _last_time(path: Path) -> float:
+    """Return the time of the last record, in seconds since 1970; never, if there is none."""
+    try:
+        return datetime.fromisoformat(tail_of(path).time).timestamp()
+    except (OSError, ValueError):
+        return float("inf")  # a damaged file is evidence
 
 
 def _is_first(path: Path, removed: Collection[str]) -> bool:

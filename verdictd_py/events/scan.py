@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import gzip
 import json
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,10 +13,9 @@ from typing import Any, BinaryIO, Final, cast
 from verdictd_py.domain.events import AuditBegan, AuditContinued, AuditHead, AuditNamed, AuditPruned
 from verdictd_py.errors import StorageError
 from verdictd_py.events.chain import FIRST, MAX_LINE_BYTES, read_record
+from verdictd_py.events.opening import COMPRESSED, DAMAGED, NOT_A_FILE, open_trail
 from verdictd_py.events.statements import State, Statement
 from verdictd_py.events.traildirectory import SUFFIX
-
-COMPRESSED: Final = ".gz"
 
 SLACK: Final = timedelta(seconds=1)
 """Decrease of the time that is not reported: events get their time before they are in order."""
@@ -25,17 +23,26 @@ SLACK: Final = timedelta(seconds=1)
 _DIGEST_BYTES: Final = 32
 _BEGAN = AuditBegan.spec.name
 _HEAD = AuditHead.spec.name
-_STATING: Final = frozenset((_BEGAN, AuditNamed.spec.name, AuditPruned.spec.name))
+_PRUNED: Final = AuditPruned.spec.name
+_STATING: Final = frozenset((_BEGAN, AuditNamed.spec.name, _PRUNED))
 _CONTINUED: Final = AuditContinued.spec.name
+
+_ATTEMPTS: Final = 20
+"""How often a file is read whose end is in the middle of a line while it grows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A head in a file: `records` records before it, the last with `digest`."""
+    """A head in a file: `records` records before it, the last with `digest`.
+
+    Attributes:
+        last: whether it states that the file ends with it.
+    """
 
     records: int
     digest: str
     signature: str
+    last: bool = False
 
 
 @dataclass(slots=True)
@@ -110,7 +117,7 @@ class Scan:
             texts = fields.get("files")
             if not isinstance(texts, list):
                 raise StorageError(f"line {self.records + 1} has no statements")
-            self.statements += [(self.records, Statement.parse(str(text))) for text in texts]
+            self._add_statements([Statement.parse(str(text)) for text in texts], name)
         elif name == _CONTINUED:
             before = str(fields.get("file", "")).rpartition("/")[2]
             records, digest = fields.get("records"), str(fields.get("digest"))
@@ -120,8 +127,23 @@ class Scan:
         elif name == _HEAD:
             self._add_head(fields)
 
+    def _add_statements(self, statements: Sequence[Statement], event: str) -> None:
+        """Add what a record states. Only `audit.pruned` states that files were pruned.
+
+        Raises:
+            StorageError: the event does not state this.
+        """
+        for statement in statements:
+            if (statement.state is State.PRUNED) != (event == _PRUNED):
+                raise StorageError(
+                    f"line {self.records + 1}: {event} does not state that {statement.name} is "
+                    f"{statement.state}"
+                )
+            self.statements.append((self.records, statement))
+
     def _add_head(self, fields: dict[str, Any]) -> None:
-        head = Head(self.records, self.digest, str(fields.get("signature") or ""))
+        signature, last = str(fields.get("signature") or ""), fields.get("last") is True
+        head = Head(self.records, self.digest, signature, last)
         if (fields.get("records"), fields.get("digest")) != (head.records, head.digest):
             raise StorageError(f"line {self.records + 1} is a head of other records")
         self.heads.append(head)
@@ -131,7 +153,7 @@ def scan(path: Path, expected: Collection[str] = ()) -> Scan:
     """Read a file to its end, or to the first line that is not the next record of its chain.
 
     A broker may write the file meanwhile. If its end is in the middle of a line, it is therefore
-    read again as long as it grows.
+    read again as long as it grows, but not for ever.
 
     Args:
         expected: digests to look for.
@@ -139,11 +161,12 @@ def scan(path: Path, expected: Collection[str] = ()) -> Scan:
     Raises:
         OSError: the file cannot be read.
     """
-    while True:
+    for _ in range(_ATTEMPTS):
         size = path.stat().st_size
         result = _scan(path, expected)
         if not result.partial or path.stat().st_size == size:
-            return result
+            break
+    return result
 
 
 def scan_all(paths: Sequence[Path], expected: Collection[str] = ()) -> list[Scan]:
@@ -162,15 +185,15 @@ def scan_all(paths: Sequence[Path], expected: Collection[str] = ()) -> list[Scan
 def began_at(path: Path) -> tuple[str, str]:
     """Return the time of the first record; files of one second have names in no order."""
     try:
-        with _opened(path) as stream:
+        with open_trail(path) as stream:
             return str(json.loads(stream.readline(MAX_LINE_BYTES))["time"]), path.name
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, *DAMAGED):
         return "", path.name
 
 
 def _scan(path: Path, expected: Collection[str]) -> Scan:
     result = Scan(path, path.name.removesuffix(COMPRESSED))
-    with _opened(path) as stream:
+    with open_trail(path) as stream:
         try:
             for line in _lines(stream):
                 if not line.endswith(b"\n"):
@@ -181,18 +204,9 @@ def _scan(path: Path, expected: Collection[str]) -> Scan:
                     result.expected.add(result.digest)
         except StorageError as error:
             result.problem = str(error)
-        except (EOFError, gzip.BadGzipFile) as error:
+        except DAMAGED as error:
             result.problem = f"cannot be decompressed after {result.records} records: {error}"
     return result
-
-
-def _opened(path: Path) -> BinaryIO:
-    if not path.is_file():  # opening a named pipe would wait for ever
-        path.stat()
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    if path.suffix == COMPRESSED:
-        return cast("BinaryIO", gzip.open(path, "rb"))
-    return path.open("rb", buffering=1024 * 1024)
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
@@ -202,8 +216,30 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
 
 def files_of(directory: Path) -> list[Path]:
     """Return the audit files of a directory, also compressed ones, by name."""
-    names = (f"*{SUFFIX}", f"*{SUFFIX}{COMPRESSED}")
-    return sorted(path for name in names for path in directory.glob(name))
+    return _entries(directory, regular=True)
+
+
+def irregular_in(directory: Path) -> list[Path]:
+    """Return what has the name of an audit file and is none: a link, a named pipe, a directory.
+
+    No broker creates such a file.
+    """
+    return _entries(directory, regular=False)
+
+
+def irregular_scan(path: Path) -> Scan:
+    """Return the scan of something that is not a regular file, which is never opened."""
+    return Scan(path, path.name.removesuffix(COMPRESSED), problem=NOT_A_FILE)
+
+
+def _entries(directory: Path, *, regular: bool) -> list[Path]:
+    with os.scandir(directory) as entries:
+        return sorted(
+            directory / entry.name
+            for entry in entries
+            if entry.name.removesuffix(COMPRESSED).endswith(SUFFIX)
+            and entry.is_file(follow_symlinks=False) is regular
+        )
 
 
 def _is_before(time: str, last: str) -> bool:

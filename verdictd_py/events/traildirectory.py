@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +27,14 @@ from typing import Any, Final, Self
 
 from verdictd_py.domain.events import AuditBegan
 from verdictd_py.events.chain import FIRST, MAX_LINE_BYTES
+from verdictd_py.events.opening import require_regular
 from verdictd_py.events.statements import State, Statement
 
 SUFFIX: Final = ".jsonl"
+
+_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,64}\.jsonl")
+"""Names that a broker gives to audit files. A statement names no other file: someone who can write
+the directory could choose a name that the broker would state as something else."""
 
 _TIME_CHARACTERS: Final = len("20260101T000000Z")
 """Length of the time at the beginning of a file's name."""
@@ -57,11 +63,13 @@ class Tail:
 
     Attributes:
         partial: number of bytes after the last complete line.
+        time: time of the last record, as it is written; empty if there is none.
     """
 
     records: int
     digest: str
     partial: int
+    time: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +187,9 @@ def others(directory: Path, own: str) -> Others:
         for entry in os.scandir(directory)
         if entry.name.startswith(_STATE_PREFIX) and entry.name.endswith(_STATE_SUFFIX)
     )
-    names = [name for name in names if name != own]
+    names = [name for name in names if name != own and is_name(name)]
     if not names:
-        files = sorted(path.name for path in directory.glob(f"*{SUFFIX}") if path.name != own)
+        files = sorted(path.name for path in audit_files(directory) if path.name != own)
         return Others(tuple(_statement(directory, name, State.ENDED) for name in files))
     statements: list[Statement] = []
     finished: list[Path] = []
@@ -207,11 +215,28 @@ def _unconnected(directory: Path, since: str, known: set[str]) -> Iterator[str]:
         since: name of the oldest file that no file has named as ended yet. Earlier files are named.
         known: names of files that have a state file.
     """
-    for path in sorted(directory.glob(f"*{SUFFIX}")):
+    for path in sorted(audit_files(directory)):
         if path.name not in known and path.name[:_TIME_CHARACTERS] >= since[:_TIME_CHARACTERS]:
             with suppress(OSError, ValueError):
                 if first_of(path).get("event") != AuditBegan.spec.name:
                     yield path.name
+
+
+def is_name(name: str) -> bool:
+    """Return whether a name is one that a broker gives to an audit file."""
+    return _NAME.fullmatch(name) is not None
+
+
+def audit_files(directory: Path) -> Iterator[Path]:
+    """Yield the audit files of a directory, in no order. Nothing else counts as one.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if is_name(entry.name) and entry.is_file(follow_symlinks=False):
+                yield directory / entry.name
 
 
 def _state_path(directory: Path, name: str) -> Path:
@@ -275,6 +300,7 @@ def tail_of(path: Path) -> Tail:
     """
     descriptor = os.open(path, _READ)
     try:
+        require_regular(descriptor, path)
         size = os.fstat(descriptor).st_size
         data, length = b"", min(size, _TAIL_BYTES)
         while True:
@@ -293,7 +319,8 @@ def tail_of(path: Path) -> Tail:
         return Tail(0, FIRST, partial)
     members: Any = json.loads(data[start + 1 : end])
     try:
-        return Tail(members["number"] + 1, str(members["digest"]), partial)
+        number, digest = members["number"] + 1, str(members["digest"])
+        return Tail(number, digest, partial, str(members.get("time", "")))
     except (KeyError, TypeError):
         raise ValueError("not a record") from None
 
@@ -307,6 +334,7 @@ def first_of(path: Path) -> dict[str, Any]:
     """
     descriptor = os.open(path, _READ)
     with os.fdopen(descriptor, "rb") as stream:
+        require_regular(descriptor, path)
         members = json.loads(stream.readline(MAX_LINE_BYTES))
     if not isinstance(members, dict) or "digest" not in members:
         raise ValueError("not a record")

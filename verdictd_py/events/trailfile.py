@@ -141,14 +141,18 @@ class TrailFile:
     def is_removed(self) -> bool:
         return self._file.is_removed
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record], *, with_head: bool = False) -> None:
         """Write records, after the first records of the file if it has none yet.
+
+        Args:
+            with_head: whether a head follows them in any case.
 
         Raises:
             OSError: no record was added; see `AuditFile.append`.
         """
         is_due = (
-            bool(self._beginning)
+            with_head
+            or bool(self._beginning)
             or self._file.records + len(records) - self._headed >= HEAD_RECORDS
             or self._making.monotonic() - self._headed_at >= HEAD_SECONDS
         )
@@ -182,7 +186,9 @@ class TrailFile:
 
     def _head(self, number: int, digest: str, *, last: bool) -> AuditHead:
         signer = self._making.signer
-        signature = None if signer is None else signer.sign(self._file.name, number, digest)
+        signature = None
+        if signer is not None:
+            signature = signer.sign(self._file.name, number, digest, last=last)
         return AuditHead(
             file=self.path,
             records=number,

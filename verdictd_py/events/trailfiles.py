@@ -195,8 +195,9 @@ class TrailFiles:
                 return
             if event is None:
                 return
-            file.append([record_of(event)])
+            file.append([record_of(event)], with_head=True)  # only a signed one counts
             remove(files)
+        self._log_heads(file)
         self._log.record(event)
 
     def note(self, counts: Sequence[int]) -> None:

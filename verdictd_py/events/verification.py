@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from verdictd_py.events.heads import HeadVerifier
 from verdictd_py.events.loggedheads import LoggedHead
-from verdictd_py.events.scan import Scan
+from verdictd_py.events.opening import COMPRESSED
+from verdictd_py.events.scan import Head, Scan
 from verdictd_py.events.statements import State, Statement
 from verdictd_py.events.trailfile import HEAD_RECORDS
 
@@ -70,6 +71,7 @@ class _Verification:
         self._expected = expected
         self._logged = logged
         self._by_name: dict[str, Scan] = {}
+        self._own: dict[str, int] = {}  # records that the file's own heads cover, by name
         self._problems: list[str] = []
         self._missing = False
         self._remarks: list[str] = []
@@ -78,7 +80,7 @@ class _Verification:
         for scan in self._scans:
             self._add(scan)
         stated = list(self._stated())
-        self._pruned = {s.name: s for _, s in stated if s.state is State.PRUNED}
+        self._pruned = {s.name: s for s in self._prunings()}
         self._ends = {s.name: s for _, s in stated if s.state is State.ENDED}
         for scan in self._scans:
             self._check_end(scan)
@@ -104,15 +106,38 @@ class _Verification:
             for _, statement in scan.statements:
                 yield scan.name, statement
 
+    def _prunings(self) -> Iterator[Statement]:
+        """Yield what is proved about pruned files.
+
+        With keys, a head of the same file must cover the record, as the broker writes it: a later
+        file states the end of a file as it finds it, whoever wrote that.
+        """
+        for scan in self._scans:
+            signed = self._own.get(scan.name, 0)
+            for index, statement in scan.statements:
+                if statement.state is State.PRUNED and (index < signed or not self._keys):
+                    yield statement
+
     def _add(self, scan: Scan) -> None:
         other = self._by_name.get(scan.name)
         if other is not None:
-            self._remarks.append(f"{scan.path} and {other.path} are copies of one file")
+            self._compare_copies(scan, other)
         if other is None or scan.records > other.records:
             self._by_name[scan.name] = scan
+            self._own[scan.name] = self._signed_by_itself(scan)
         if scan.problem:
             self._problems.append(f"{scan.path}: {scan.problem}")
         self._remarks += [f"{scan.path}: {remark}" for remark in scan.remarks]
+        if scan.path.name.removesuffix(COMPRESSED) != scan.name:
+            line = f"{scan.path}: has the records of {scan.name}"
+            (self._problems if self._complete else self._remarks).append(line)
+
+    def _compare_copies(self, one: Scan, other: Scan) -> None:
+        records = min(one.records, other.records)
+        if one.digest_at(records) == other.digest_at(records):
+            self._remarks.append(f"{one.path} and {other.path} are copies of one file")
+        else:
+            self._problems.append(f"{one.path}: differs from {other.path}, which has its name")
 
     def _check_end(self, scan: Scan) -> None:
         if not scan.partial:
@@ -147,7 +172,10 @@ class _Verification:
             )
             return
         if state is State.UNREADABLE and not statement.records:
-            self._remarks.append(f"{scan.path}: could not be read when {source} began")
+            self._problems.append(
+                f"{scan.path}: could not be read when {source} began, so that nothing states "
+                "what it had"
+            )
             return
         self._compare(scan, source, statement)
 
@@ -212,34 +240,56 @@ class _Verification:
 
     def _check_signatures(self) -> dict[str, int]:
         """Return the number of records that good signatures cover, by name of the file."""
-        covered = dict.fromkeys(self._by_name, 0)
-        for scan in self._by_name.values():
-            for head in scan.heads:
-                if self._is_signed(scan, head.signature, head.records, head.digest):
-                    covered[scan.name] = head.records
+        covered = dict(self._own)
         while self._extend(covered):
             pass
         if self._scans and not any(covered.values()):
             self._problems.append("no head is signed with the given key")
             return covered
-        named = set(self._ends)
         for name, scan in self._by_name.items():
-            rest = scan.records - covered[name]
-            # A head at the end is covered by the next file.
-            if rest > 1 or (rest and not scan.heads):
-                line = f"{scan.path}: the last {rest} records are not signed"
-                # The broker signs a head before so many, and at its end.
-                is_sign = name in named or rest >= HEAD_RECORDS or self._stopped
-                (self._problems if is_sign else self._remarks).append(line)
+            self._check_coverage(scan, covered[name])
         return covered
 
-    def _is_signed(self, scan: Scan, signature: str, records: int, digest: str) -> bool:
-        if not signature:
+    def _check_coverage(self, scan: Scan, covered: int) -> None:
+        """Report the records of a file that no signature covers, or only one of a later file."""
+        rest, own = scan.records - covered, scan.records - self._own[scan.name]
+        is_ended = scan.name in self._ends
+        if scan.records and not covered:
+            self._problems.append(
+                f"{scan.path}: no record is signed: the file was added, or its writer had no "
+                "--audit-key"
+            )
+        elif rest > 1:  # a head at the end is covered by the next file
+            line = f"{scan.path}: the last {rest} records are not signed"
+            # The broker signs a head before so many, and at its end.
+            is_sign = is_ended or rest >= HEAD_RECORDS or self._stopped
+            (self._problems if is_sign else self._remarks).append(line)
+        elif own > 1:
+            self._remarks.append(
+                f"{scan.path}: the last {own} records were signed only by a later file, as it "
+                "found them: the writer was killed, or had no --audit-key"
+            )
+        elif self._stopped and not is_ended and not _has_last_head(scan):
+            self._problems.append(
+                f"{scan.path}: its end is not signed: it was cut, or its writer was killed"
+            )
+
+    def _signed_by_itself(self, scan: Scan) -> int:
+        """Return the number of records that good signatures of the file's own heads cover."""
+        signed = 0
+        for head in scan.heads if self._keys else ():
+            if self._is_signed(scan, head):
+                signed = head.records
+        return signed
+
+    def _is_signed(self, scan: Scan, head: Head) -> bool:
+        if not head.signature:
             return False
-        if any(key.accepts(signature, scan.name, records, digest) for key in self._keys):
+        known = (head.signature, scan.name, head.records, head.digest)
+        if any(key.accepts(*known, last=head.last) for key in self._keys):
             return True
         self._problems.append(
-            f"{scan.path}: the head in line {records + 1} is not signed with the given key"
+            f"{scan.path}: the head in line {head.records + 1} is not signed with the given key"
         )
         return False
 
@@ -253,3 +303,8 @@ class _Verification:
                     covered[statement.name] = statement.records
                     changed = True
         return changed
+
+
+def _has_last_head(scan: Scan) -> bool:
+    """Return whether a file ends with a head that states this."""
+    return bool(scan.heads) and scan.heads[-1].last and scan.heads[-1].records == scan.records - 1

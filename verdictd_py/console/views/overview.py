@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from verdictd_py._generated import verdictd_v1_pb2 as v1
+from verdictd_py.console.comparing import short
 from verdictd_py.console.language import Language
 from verdictd_py.console.views import sentences
 from verdictd_py.console.views.guests import digests, reasons_of
@@ -82,12 +83,14 @@ class Cause:
     Attributes:
         number: number of appraisals.
         newest: the newest guest.
+        what: the refused measurements, if another cause has the same sentence.
     """
 
     number: int
     newest: v1.Guest
     state: State
     why: str
+    what: str
     first_at: str
     pinnable: bool
 
@@ -171,8 +174,19 @@ def _causes(guests: Sequence[v1.Guest], say: Language) -> list[Cause]:
         first = min(guest.first_at or guest.at for guest in group)
         why = sentences.headline(newest, say)
         state = sentences.state(newest)
-        causes.append(Cause(number, newest, state, why, first, not newest.not_pinnable))
-    return sorted(causes, key=lambda cause: cause.number, reverse=True)
+        causes.append(
+            Cause(number, newest, state, why, _measured(newest), first, not newest.not_pinnable)
+        )
+    sentence = Counter(cause.why for cause in causes)
+    named = [c if sentence[c.why] > 1 else replace(c, what="") for c in causes]
+    return sorted(named, key=lambda cause: cause.number, reverse=True)
+
+
+def _measured(guest: v1.Guest) -> str:
+    """Return the refused measurements of a guest, which distinguish it from others."""
+    measured = digests(guest)
+    refused = [r.rule for r in guest.reasons if r.kind == MEASUREMENT and r.rule in measured]
+    return ", ".join(f"{name} {short(measured[name])}" for name in refused)
 
 
 def _cause(guest: v1.Guest) -> tuple[object, ...]:

@@ -69,6 +69,8 @@ class Delivery:
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._lost = 0
+        self._problem = ""
+        self._is_reported = False
         self._is_idle = True  # whether the next record is the first of some
         self._closing = threading.Event()
         # A daemon thread: a sink that blocks forever must not keep the process from ending.
@@ -90,6 +92,22 @@ class Delivery:
         with self._changed:
             lost, self._lost = self._lost, 0
             return lost
+
+    def take_problem(self) -> tuple[str, int]:
+        """Return why the sink takes no records, and how many wait; an empty text if it takes them.
+
+        A problem is returned once, until the sink has taken records again.
+        """
+        with self._changed:
+            if not self._problem or self._is_reported:
+                return "", 0
+            self._is_reported = True
+            return self._problem, sum(data.count(b"\n") for data in self._waiting)
+
+    def _note(self, problem: str) -> None:
+        with self._changed:
+            self._is_reported = self._is_reported and bool(problem)
+            self._problem = problem
 
     def add_lost(self, records: int) -> None:
         """Count records again that could not be reported."""
@@ -122,12 +140,14 @@ class Delivery:
                     self._sink.send(lines[start : start + MAX_LINES])
                     for start in range(0, len(lines), MAX_LINES)
                 )
-            except Exception:  # noqa: BLE001  # of a plug-in too: tried again until the queue is full
+            except Exception as error:  # noqa: BLE001  # of a plug-in too: tried again until the queue is full
+                self._note(_cause(error))
                 if self._closing.wait(pause):
                     break
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
             pause = FIRST_PAUSE_SECONDS
+            self._note("")
             with self._changed:
                 self._waiting.popleft()
                 self._size -= len(data)
@@ -152,6 +172,13 @@ class Delivery:
                 first += self._waiting.popleft()
             self._waiting.appendleft(first)
             return first
+
+
+def _cause(error: Exception) -> str:
+    """Return the cause of an error; of a plug-in only its type, as its text may quote a secret."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
 
 
 def close_all(deliveries: Sequence[Delivery]) -> dict[str, int]:
