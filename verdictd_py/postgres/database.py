@@ -18,7 +18,7 @@ import psycopg
 from psycopg import AsyncConnection, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
-from verdictd_py.errors import StorageError
+from verdictd_py.errors import StoreUnavailable
 from verdictd_py.postgres.address import Address
 from verdictd_py.secretfiles import SecretFileUnusable
 
@@ -46,7 +46,7 @@ Row = tuple[Any, ...]
 Connection = AsyncConnection[Row]
 
 
-class DatabaseUnavailable(StorageError):
+class DatabaseUnavailable(StoreUnavailable):
     """PostgreSQL does not answer, or refuses what the broker requests. It says nothing more."""
 
     code = "database-unavailable"
