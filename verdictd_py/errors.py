@@ -123,6 +123,12 @@ class StorageError(VerdictdError):
     code = "storage"
 
 
+class StoreUnavailable(StorageError):
+    """The store does not answer, so that nothing is known about the object: it may be absent."""
+
+    code = "store-unavailable"
+
+
 class PolicyInvalid(VerdictdError):
     """A policy or its reference data cannot be compiled or evaluated, so it allows nothing."""
 

@@ -23,9 +23,10 @@ from verdictd_py.errors import (
     Reason,
     RequestError,
     StorageError,
+    StoreUnavailable,
     VerdictdError,
 )
-from verdictd_py.ports import NO_QUERY, Failures, Kind, PolicyDocuments
+from verdictd_py.ports import NO_QUERY, Failures, Kind, PolicyDocuments, StoredObject
 
 ONE, TWO, BROKEN, MISSING = (
     KeyId.parse(name) for name in ("one", "default/key/2", "broken", "default/key/none")
@@ -332,6 +333,65 @@ async def test_an_unreadable_resource_is_denied_like_a_missing_one(
         with pytest.raises(NotAuthorized) as caught:
             await tested.find(PEER, path)
         assert str(caught.value) == f"not released to this guest; ask about {PEER.appraisal_id}"
+
+
+class UnavailableResources(MemoryResources):
+    """A store that does not answer."""
+
+    async def get(self, path: ResourcePath) -> StoredObject:
+        raise StoreUnavailable("the database does not answer")
+
+
+@pytest.mark.parametrize("kind", [Kind.RESOURCE, Kind.KEY])
+async def test_a_store_that_does_not_answer_is_no_denial_to_a_guest_that_may_have_the_object(
+    kind: Kind,
+) -> None:
+    """A guest takes a denial as final (ADR 15), and does not try again after the outage."""
+    events = RecordedEvents()
+    denied = {one.value for one in Kind} - {kind.value}
+    tested = Releaser(
+        keys=MemoryKeys(dict(KEYS)),
+        resources=UnavailableResources(),
+        policy=ScriptedRelease(frozenset(denied)),
+        events=events,
+    )
+    with pytest.raises(StoreUnavailable):
+        await tested.find(PEER, PATH)
+    assert not events.named("release.refused")
+
+
+async def test_a_store_that_does_not_answer_is_a_denial_to_all_other_guests() -> None:
+    denied = frozenset(kind.value for kind in Kind)
+    tested = Releaser(
+        keys=MemoryKeys(),
+        resources=UnavailableResources(),
+        policy=ScriptedRelease(denied),
+        events=RecordedEvents(),
+    )
+    with pytest.raises(NotAuthorized):
+        await tested.find(PEER, PATH)
+
+
+async def test_a_resource_that_cannot_be_served_is_no_denial_to_a_guest_that_may_have_it() -> None:
+    """A usual policy allows a path as a resource only, and not the key of the same name."""
+    tested = Releaser(
+        keys=MemoryKeys(),
+        resources=MemoryResources(broken={PATH}),
+        policy=ScriptedRelease(frozenset({"key"})),
+        events=RecordedEvents(),
+    )
+    with pytest.raises(StorageError):
+        await tested.find(PEER, PATH)
+
+
+async def test_a_key_that_cannot_be_served_is_denied_to_a_guest_that_may_have_resources_only() -> (
+    None
+):
+    """An error would disclose that the key exists."""
+    path = ResourcePath(BROKEN.segments)
+    for refused, error in (({"key"}, NotAuthorized), ({"resource"}, StorageError)):
+        with pytest.raises(error):
+            await releaser(refused=frozenset(refused)).find(PEER, path)
 
 
 async def test_a_missing_resource_is_denied_like_a_stored_one() -> None:

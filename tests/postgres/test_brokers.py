@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.support.clock import elapse, elapse_until, until
 from tests.support.postgres import TestDatabase
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
-from verdictd_py.domain.events import FileChanged
+from verdictd_py.domain.events import FileChanged, WarningBug
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.loggedheads import heads_in
 from verdictd_py.guest.connection import BrokerRefused
@@ -240,3 +241,19 @@ async def test_heads_of_one_broker_are_printed_as_a_log(
         fields["digest"] for fields in brokers[1].events.named("audit.head")
     ]
     assert len(await logged_heads(shared.objects.database)) > len(lines)
+
+
+async def test_a_broker_that_stops_during_an_outage_reports_no_bug(
+    tmp_path: Path, platform: SimulatedPlatform, database: TestDatabase
+) -> None:
+    """Its last audit heads cannot be stored; the audit trail has them."""
+    try:
+        async with running_broker(tmp_path, platform, **settings(database)) as broker:
+            shared = broker.daemon._parts.shared
+            assert shared is not None
+            assert shared.heads._waiting
+            database.stop()
+        assert not broker.events.of(WarningBug)
+        assert json.loads((broker.data / "postgres" / "mark.json").read_text())["change"] > 0
+    finally:
+        database.resume()

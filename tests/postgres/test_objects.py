@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -20,8 +21,9 @@ from verdictd_py.errors import AlreadyExists, Conflict, NotFound, StorageError
 from verdictd_py.ports import ABSENT, ANY
 from verdictd_py.ports.sealing import SealedName, SealUnavailable
 from verdictd_py.postgres.address import Address
-from verdictd_py.postgres.database import Database, DatabaseUnavailable
+from verdictd_py.postgres.database import Connection, Database, DatabaseUnavailable
 from verdictd_py.postgres.objects import ABSENT_SECONDS, BOUND_SECONDS, Objects, Write
+from verdictd_py.postgres.rows import StateRow, read_state
 from verdictd_py.postgres.stores import PostgresKeyStore
 from verdictd_py.postgres.tokenkeys import PostgresTokenKeys
 
@@ -132,6 +134,31 @@ async def test_a_notification_makes_a_broker_confirm_at_once(
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+async def test_a_change_of_its_own_during_a_confirmation_is_no_roll_back(
+    database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The confirmation has read the state before the change, and verifies it afterwards."""
+    one = objects_of(database, mark=tmp_path / "mark.json")
+    documents = documents_of(one)
+    state = await one.confirm()
+    overtaken = False
+
+    async def overtaking(connection: Connection) -> StateRow | None:
+        nonlocal overtaken
+        row = await read_state(connection)
+        if not overtaken:
+            overtaken = True
+            await one._store(state, [Write(f"opa/{POLICY}", "document", b"new")])
+        return row
+
+    monkeypatch.setattr("verdictd_py.postgres.objects.read_state", overtaking)
+    try:
+        assert (await one.confirm()).change == state.change + 1
+        assert (await documents.get(POLICY)).text == "new"
+    finally:
+        await one.close()
 
 
 async def test_an_absent_object_is_looked_for_again(brokers: tuple[Objects, Objects]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from verdictd_py.sealing.keyfile import KeyFile
 from verdictd_py.sealing.sealer import EnvelopeSealer
 
 COUNT = 60
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest_asyncio.fixture
@@ -80,3 +84,14 @@ async def test_every_key_is_served_during_the_rotation_and_without_the_old_key_a
     await broker.sealer.close()  # type: ignore[attr-defined]  # it forgets the old key
     for number in range(COUNT + 20):
         assert await keys.get(KeyId.parse(f"k{number}")) == key(number)
+
+
+def test_a_kill_at_any_moment_loses_no_object(database: TestDatabase, tmp_path: Path) -> None:
+    words = [
+        *(sys.executable, "-m", "tests.postgres.rotating", database.url),
+        *(str(database.password_file), str(tmp_path / "kek"), "50", "19"),
+        *(("--unsafe-store-tls",) if database.unsafe_tls else ()),
+    ]
+    ended = subprocess.run(words, cwd=REPOSITORY, capture_output=True, timeout=280, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()[-2000:]
+    assert json.loads(ended.stdout)["killed"] >= 50

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,8 @@ from tests.support import postgres
 from tests.support.postgres import TestDatabase, documents_of, objects_of
 from verdictd_py.domain.names import KeyId, Name
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.errors import NotFound
-from verdictd_py.ports import ANY
+from verdictd_py.errors import Conflict, NotFound
+from verdictd_py.ports import ABSENT, ANY
 from verdictd_py.ports.sealing import SealBroken, SealedName, Sealer
 from verdictd_py.postgres.objects import Objects, State, StoreAltered, Write
 from verdictd_py.postgres.stores import PostgresKeyStore
@@ -252,6 +252,63 @@ async def test_the_envelope_of_a_change_that_failed_is_refused_and_named(
     for opened in (objects, later, loser):
         with pytest.raises(SealBroken, match=r"opa/mine\.rego"):
             await documents_of(opened).get(POLICY)
+
+
+class SlowerSealer:
+    """Port `Sealer` of a broker that another one overtakes after its first change was sealed.
+
+    Attributes:
+        overtake: what the other broker does.
+        lost: name and envelope of that change.
+    """
+
+    def __init__(self, sealer: Sealer, overtake: Callable[[], Awaitable[object]]) -> None:
+        self._sealer = sealer
+        self._overtake = overtake
+        self.lost: tuple[SealedName, bytes] | None = None
+
+    async def seal(self, name: SealedName, content: bytes) -> bytes:
+        sealed = await self._sealer.seal(name, content)
+        if self.lost is None:
+            self.lost = name, sealed
+            await self._overtake()
+        return sealed
+
+    async def unseal(self, name: SealedName, sealed: bytes) -> bytes:
+        return await self._sealer.unseal(name, sealed)
+
+
+async def test_of_two_brokers_that_seal_one_path_under_one_revision_one_is_refused_for_ever(
+    database: TestDatabase, objects: Objects, later: Objects
+) -> None:
+    """The database has seen both, and puts the whole row of the loser in place of the other."""
+    winner = documents_of(objects)
+    await objects.confirm()
+    sealer = SlowerSealer(
+        postgres.sealer_of(), lambda: winner.put(POLICY, "allows little", expected=ABSENT)
+    )
+    slower = objects_of(database, sealer=sealer)
+    try:
+        with pytest.raises(Conflict):
+            await documents_of(slower).put(POLICY, "allows much", expected=ABSENT)
+        assert sealer.lost is not None
+        name, envelope = sealer.lost
+        assert (await documents_of(slower).get(POLICY)).text == "allows little"
+        ((revision, stored),) = database.execute("SELECT revision, sealed FROM verdictd.objects")
+        assert (name.path, name.revision) == (f"opa/{POLICY}", revision)
+        assert envelope != stored
+        nonce = bytes.fromhex(name.kind.rpartition(" ")[2])
+        opened = await postgres.sealer_of().unseal(name, envelope)
+        assert opened == b"allows much"  # the attack would succeed without the ledger
+        database.execute("UPDATE verdictd.objects SET sealed = %s, nonce = %s", envelope, nonce)
+        for one in (objects, slower):
+            one._envelopes.discard(f"opa/{POLICY}")
+            with pytest.raises(SealBroken, match=r"opa/mine\.rego"):
+                await documents_of(one).get(POLICY)
+        with pytest.raises(StoreAltered, match="of a change that failed"):
+            await documents_of(later).get(POLICY)
+    finally:
+        await slower.close()
 
 
 async def test_the_row_of_a_change_that_failed_is_refused(

@@ -11,14 +11,19 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support import postgres
 from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from tests.support.channel import ask
 from tests.support.clock import until
 from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.postgres import TestDatabase
 from tests.support.rcar_guests import attested, tdx_guest
-from tests.support.sealed import write_key
+from tests.support.sealed import sealer, write_key
 from tests.support.verdict import beside, verdict
+from verdictd_py.domain.names import KeyId
+from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
+from verdictd_py.postgres.stores import PostgresKeyStore
 from verdictd_py.simulator import SimulatedPlatform
 
 NEW = "default/new/1"
@@ -89,16 +94,26 @@ async def test_a_site_is_migrated_rotated_and_unsealed_without_a_pause(
         assert (broker.data / "keys" / KID).read_bytes() == KEY
 
 
+@pytest.mark.parametrize("where", ["directory", "postgres"])
 async def test_the_key_is_rotated_while_200_guests_attest(
-    tmp_path: Path, platform: SimulatedPlatform, kek: Path
+    tmp_path: Path, platform: SimulatedPlatform, kek: Path, where: str
 ) -> None:
-    async with running_broker(tmp_path, platform, seal=f"file:{kek}") as broker:
-        for number in range(100):
-            file = broker.data / "keys/default/many" / str(number)
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file.write_bytes(bytes(32))
-            file.chmod(0o600)
-        await store(broker, kek, "seal")
+    seal = f"file:{kek}"
+    database = await postgres.empty_database() if where == "postgres" else None
+    settings: dict[str, Any] = {"seal": seal}
+    options: tuple[str, ...] = ()
+    if database is not None:
+        await in_database(database, kek, {KID: KEY} | MANY)
+        options = database_options(database)
+        settings |= {
+            "store": database.url,
+            "store_password_file": database.password_file,
+            "unsafe": {"unsafe_store_tls": database.unsafe_tls},
+        }
+    async with running_broker(tmp_path, platform, **settings) as broker:
+        if database is None:
+            in_directory(broker.data, MANY)
+            await store(broker, kek, "seal")
         expected = await kek_of(broker)
         assert expected["status"] == "OK"
         rotated = 0
@@ -107,7 +122,7 @@ async def test_the_key_is_rotated_while_200_guests_attest(
             nonlocal rotated
             while guests.remaining:
                 write_key(kek)
-                await store(broker, kek, "rotate")
+                await store(broker, kek, "rotate", *options)
                 for old in kek.parent.glob("kek.old*"):
                     old.unlink()
                 rotated += 1
@@ -117,6 +132,44 @@ async def test_the_key_is_rotated_while_200_guests_attest(
         assert len(answers) == 200
         assert all(answer == expected for answer in answers)
         assert rotated
+        assert "every object" in await store(broker, kek, "verify", *options)
+
+
+MANY = {f"default/many/{number}": bytes(32) for number in range(100)}
+
+
+def in_directory(data: Path, keys: dict[str, bytes]) -> None:
+    """Store keys in plain files."""
+    for name, content in keys.items():
+        file = data / "keys" / name
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.write_bytes(content)
+        file.chmod(0o600)
+
+
+async def in_database(database: TestDatabase, kek: Path, keys: dict[str, bytes]) -> None:
+    """Store keys as a broker does."""
+    objects = postgres.objects_of(database, sealer=sealer(kek))
+    try:
+        for name, content in keys.items():
+            key = SecretBytes(content)
+            await PostgresKeyStore(objects).create(KeyId.parse(name), key)
+    finally:
+        await objects.close()
+
+
+def database_options(database: TestDatabase) -> tuple[str, ...]:
+    """Return the options of `verdictd-py store` that name a database."""
+    return (
+        *("--store", database.url, "--store-password-file", str(database.password_file)),
+        *(("--unsafe-store-tls",) if database.unsafe_tls else ()),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _database_is_dropped() -> Iterator[None]:
+    yield
+    postgres.drop_database()
 
 
 class _Guests:

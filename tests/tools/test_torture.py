@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import tempfile
+import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tools.torture import __main__ as command
-from tools.torture.brokers import Policies, policy
 from tools.torture.changes import (
     ABSENT,
     KEY,
@@ -23,6 +26,7 @@ from tools.torture.changes import (
 )
 from tools.torture.clients import Latencies
 from tools.torture.memory import judged_growth, slope_of
+from tools.torture.policies import Policies, decisions, policy, resource_of
 from tools.torture.scenario import FAILED, Budget, Row, Scenario
 
 THING = (RESOURCE, "a/b/c")
@@ -125,15 +129,56 @@ def test_a_scenario_that_breaks_fails_and_the_others_run(
     assert "| fine | a case | fine | passed |" in output
 
 
-def test_the_policies_that_may_have_decided_about_a_request() -> None:
-    policies = Policies([(0, 0.0, 1.0), (1, 10.0, 11.0), (2, 20.0, float("inf"))])
-    assert policies.possible(2.0, 9.0) == {0}
-    assert policies.possible(2.0, 10.0) == {0, 1}  # sent while the request was answered
-    assert policies.possible(10.5, 10.6) == {0, 1}  # not acknowledged yet
-    assert policies.possible(11.0, 12.0) == {1}
-    assert policies.possible(30.0, 31.0) == {1, 2}  # its answer was lost
+def test_a_policy_is_stale_from_the_acknowledgement_of_the_next_one() -> None:
+    policies = Policies([(0.0, 1.0), (10.0, 11.0), (20.0, math.inf)])
+    assert policies.newest == 1
+    assert policies.stale_seconds(0, 2.0, 9.0) == 0
+    assert policies.stale_seconds(1, 2.0, 9.0) == math.inf  # it had not been sent
+    assert policies.stale_seconds(1, 2.0, 10.0) == 0  # sent while the request was answered
+    assert policies.stale_seconds(0, 10.5, 10.6) == 0  # its successor is not acknowledged yet
+    assert policies.stale_seconds(0, 12.0, 13.0) == 1.0
+    assert policies.stale_seconds(1, 30.0, 31.0) == policies.stale_seconds(2, 30.0, 31.0) == 0
+    assert policies.stale_seconds(3, 30.0, 31.0) == math.inf
 
 
-def test_a_policy_allows_one_resource() -> None:
-    assert b"default/brokers/even" in policy(4)
-    assert b"default/brokers/odd" in policy(5)
+def test_a_secret_is_explained_by_the_last_policy_that_allows_it() -> None:
+    times = [(float(number), number + 0.5) for number in range(20)]
+    policies = Policies(times)
+    assert policies.stale_release(resource_of(19), 30.0, 31.0) == 0
+    assert policies.stale_release(resource_of(3), 30.0, 31.0) == 0  # number 19 allows it, too
+    assert policies.stale_release(resource_of(17), 30.0, 31.0) == 30 - 18.5
+    assert Policies(times[:2]).stale_release(resource_of(5), 0.0, 9.0) == 0  # no policy before
+    assert Policies(times[:2]).stale_release(resource_of(5), 7.0, 9.0) == 7 - 0.5
+
+
+def test_a_policy_and_the_next_fifteen_allow_different_resources() -> None:
+    assert b"default/brokers/r4" in policy(4)
+    assert b"default/brokers/r4" in policy(20)
+    assert len({resource_of(number) for number in range(16)}) == 16
+
+
+@pytest.mark.parametrize(
+    ("event", "path", "number", "after", "late", "wrong"),
+    [
+        ("secret.released", "resources/default/brokers/r0", 0, 0.0, 0, 0),
+        ("secret.released", "resources/default/brokers/r0", 0, 5.0, 1, 0),
+        ("secret.released", "resources/default/brokers/r1", 0, 0.0, 0, 1),
+        ("release.refused", "default/brokers/r1", 0, 0.0, 0, 0),
+        ("release.refused", "default/brokers/r0", 0, 0.0, 0, 1),
+        ("secret.released", "resources/default/brokers/r0", None, 0.0, 0, 1),
+    ],
+)
+def test_the_audit_trail_says_which_policy_decided(
+    event: str, path: str, number: int | None, after: float, late: int, wrong: int, tmp_path: Path
+) -> None:
+    now = time.monotonic()
+    policies = Policies([(now - 9, now - 8), (now - 2, now - 1)])
+    digest = "0" * 64 if number is None else hashlib.sha256(policy(number)).hexdigest()
+    at = datetime.fromtimestamp(time.time() - 3 + after, UTC)
+    record = {"event": event, "time": at.isoformat(), "fields": {"path": path, "policy": digest}}
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "1.jsonl").write_text(f"{json.dumps(record)}\n{{cut off")
+    found = decisions([tmp_path], policies)
+    assert (len(found.late), len(found.wrong)) == (late, wrong)
+    assert found.releases + found.refusals == 1
+    assert found.longest == pytest.approx(3 * late, abs=0.5)

@@ -10,11 +10,12 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tools.torture.brokers import BROKERS_SCENARIO
+from tools.torture.brokers import BROKERS_SCENARIOS
 from tools.torture.clocks import CLOCKS_SCENARIO
 from tools.torture.faults import FAULTS_SCENARIO
 from tools.torture.floods import FLOODS_SCENARIO
@@ -27,7 +28,7 @@ SCENARIOS: Final = (
     FLOODS_SCENARIO,
     KILLS_SCENARIO,
     SHARED_SCENARIO,
-    BROKERS_SCENARIO,
+    *BROKERS_SCENARIOS,
     FAULTS_SCENARIO,
     CLOCKS_SCENARIO,
     MEMORY_SCENARIO,
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="./dev torture",
         description="Long tests of real daemon processes on loopback, with a table at the end.",
-        epilog="\n".join(f"  {one.name:<10}{one.about}" for one in SCENARIOS),
+        epilog="\n".join(f"  {one.name:<20}{one.about}" for one in SCENARIOS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = [one.name for one in SCENARIOS]
@@ -94,11 +95,20 @@ async def _run_all(
             async for row in scenario.run(Budget(seconds, smoke, own, only)):
                 rows.append((scenario.name, row))
                 print(f"{scenario.name}: {row.result}: {row.case}: {row.figures}", flush=True)
-        except Exception as error:  # noqa: BLE001  # one broken scenario must not hide the others
+        except Exception as group:  # noqa: BLE001  # one broken scenario must not hide the others
+            error = _cause(group)
             rows.append((scenario.name, Row(_ended(error), str(error), FAILED)))
             print(f"{scenario.name}: {FAILED}: {_ended(error)}: {error}", file=sys.stderr)
+            traceback.print_exception(error)
         print(f"{scenario.name}: {time.monotonic() - begin:.0f} s", flush=True)
     return rows
+
+
+def _cause(error: Exception) -> Exception:
+    """Return the first error of the task that has ended a group of tasks."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _ended(error: Exception) -> str:

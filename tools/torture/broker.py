@@ -146,7 +146,7 @@ class Broker:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                env={**_environment(), **(environment or {})},
+                env={**own_environment(), **(environment or {})},
             )
         broker = cls(process, site, log)
         try:
@@ -255,7 +255,8 @@ def with_files(number: int) -> tuple[str, ...]:
     return ("prlimit", f"--nofile={number}:{number}")
 
 
-def _environment() -> dict[str, str]:
-    """Return this process's environment without settings of the broker."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("VERDICTD_")}
+def own_environment() -> dict[str, str]:
+    """Return this process's environment without settings of the broker and of gRPC."""
+    ours = ("VERDICTD_", "GRPC_")
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(ours)}
     return {**kept, "PYTHONPATH": str(CHECKOUT), "VERDICTD_LOG_FORMAT": "json"}

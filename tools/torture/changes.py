@@ -30,6 +30,12 @@ MAX_CONTENT_BYTES: Final = 20_000
 _PAUSE_SECONDS: Final = 0.05
 """Pause of an operator after a broker that could not be reached."""
 
+_IN_DOUBT: Final = "not known whether"
+"""Part of the text of a change whose commit was interrupted."""
+
+_OUTAGE: Final = "the database does not answer"
+"""Part of the text of a change that was not made, because it could not be stored."""
+
 Thing = tuple[str, str]
 """Kind and name."""
 
@@ -44,6 +50,7 @@ class Ledger:
         acknowledged: number of changes.
         in_doubt: number of changes whose answer was lost.
         retries: number of changes that the broker asked to request again (ABORTED).
+        outages: number of changes that were refused because the database did not answer.
         unexpected: texts of other refusals.
     """
 
@@ -51,6 +58,7 @@ class Ledger:
     acknowledged: int = 0
     in_doubt: int = 0
     retries: int = 0
+    outages: int = 0
     unexpected: list[str] = field(default_factory=list)
 
     def begin(self, thing: Thing, state: str) -> None:
@@ -263,12 +271,15 @@ class Writer:
         try:
             await call()
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
+            details = str(error.details())
+            if error.code() is grpc.StatusCode.UNAVAILABLE or _IN_DOUBT in details:
                 self._ledger.in_doubt += 1
-                return False
+                return _IN_DOUBT in details
             self._ledger.refuse(thing, state)
             if error.code() is grpc.StatusCode.ABORTED:  # changed by others: request it again
                 self._ledger.retries += 1
+            elif _OUTAGE in details:
+                self._ledger.outages += 1
             else:
                 text = f"{thing[0]} to {state}: {error.code().name}: {error.details()}"
                 self._ledger.unexpected.append(text[:200])

@@ -15,7 +15,7 @@ from typing import Final
 from tools.torture import changes
 from tools.torture.broker import Broker, Site
 from tools.torture.changes import Gate, Ledger, Writer
-from tools.torture.kills import judged, trail, writing
+from tools.torture.kills import judged, recorded, trail, writing
 from tools.torture.scenario import Budget, Row, Scenario
 
 BROKERS: Final = (2, 4)
@@ -34,7 +34,8 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
         ledger, kills, differences = await _contend(site, number, budget.seconds / len(numbers))
         case = f"{number} brokers on one directory, {kills} kill -9"
         yield judged(case, ledger, differences)
-        yield await trail(site, ledger)
+        yield await trail(site.data)
+        yield recorded([site.data], ledger)
 
 
 async def _contend(site: Site, number: int, seconds: float) -> tuple[Ledger, int, list[str]]:

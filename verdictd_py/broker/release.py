@@ -13,7 +13,14 @@ from verdictd_py.domain.events import ReleaseRefused, SecretReleased
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
-from verdictd_py.errors import DecryptionFailed, NotAuthorized, NotFound, RequestError, StorageError
+from verdictd_py.errors import (
+    DecryptionFailed,
+    NotAuthorized,
+    NotFound,
+    RequestError,
+    StorageError,
+    StoreUnavailable,
+)
 from verdictd_py.ports import (
     NO_QUERY,
     Events,
@@ -29,6 +36,14 @@ _Allowed = dict[str, DecidedBy | None]
 """Documents by which releases were allowed, by path."""
 
 _IMAGE_RESOURCES: Final = frozenset(LEGACY_RESOURCES.values())
+
+
+class _KeyUnusable(Exception):  # it never leaves this module
+    """There is no resource, and the key of its name cannot be used."""
+
+    def __init__(self, cause: StorageError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class Releaser:
@@ -100,20 +115,32 @@ class Releaser:
     ) -> StoredObject:
         """Return the resource at `path`, or else the key of that name, before its release.
 
-        A guest cannot distinguish a denied resource from a missing one.
+        A guest cannot distinguish a denied resource from a missing one, or from one that cannot be
+        served.
 
         Raises:
             NotFound: there is neither a resource nor a key.
-            StorageError: the resource or key cannot be served.
+            StorageError: the resource or key cannot be served, and the policy allows it.
             NotAuthorized: the release policy denies it.
         """
+        of_resource = [(Kind.RESOURCE, str(path))]
+        if path in _IMAGE_RESOURCES:
+            of_resource.append((Kind.IMAGE, str(path)))
+        of_key = (Kind.KEY, f"keys/{path}")
         try:
             stored = await self._stored(path)
-        except (NotFound, StorageError):
-            await self._require(peer, Kind.RESOURCE, str(path), query)
-            if path in _IMAGE_RESOURCES:
-                await self._require(peer, Kind.IMAGE, str(path), query)
-            await self._require(peer, Kind.KEY, f"keys/{path}", query)
+        except NotFound:
+            for kind, name in (*of_resource, of_key):
+                await self._require(peer, kind, name, query)
+            raise
+        except StoreUnavailable:
+            await self._require_one(peer, (*of_resource, of_key), query)
+            raise
+        except _KeyUnusable as error:
+            await self._require(peer, *of_key, query)
+            raise error.cause from None
+        except StorageError:
+            await self._require_one(peer, of_resource, query)
             raise
         is_key = stored.kind is Kind.KEY
         path_of_policy = stored.path if is_key else str(path)
@@ -128,7 +155,30 @@ class Releaser:
                 key = await self._keys.get(KeyId(path.segments))
             except NotFound:
                 raise NotFound(f"there is no resource {path}") from None
+            except StoreUnavailable:
+                raise
+            except StorageError as error:
+                raise _KeyUnusable(error) from None
             return StoredObject(Kind.KEY, f"keys/{path}", key)
+
+    async def _require_one(
+        self,
+        peer: AppraisedPeer,
+        objects: Sequence[tuple[Kind, str]],
+        query: Mapping[str, str],
+    ) -> None:
+        """Require that the release policy allows one of several kinds of an unreadable object.
+
+        Its kind is not known, and a guest that may have it must not take the failure of the broker
+        as final.
+
+        Raises:
+            NotAuthorized: it denies all of them.
+        """
+        for kind, path in objects:
+            if not await self._policy.failures(peer, kind, path, query):
+                return
+        await self._require(peer, *objects[0], query)
 
     async def release(self, peer: AppraisedPeer, stored: StoredObject) -> SecretBytes:
         """Record the release of an object that `find` returned, and return its content.

@@ -196,7 +196,7 @@ def build_daemon(
             base.close,
             guests.close,
             presence.close,
-            history.close if shared is None else partial(_close_in_order, history, shared),
+            history.close if shared is None else partial(shared.close, history.close),
             *(() if base.sealing is None else (base.sealing.sealer.close,)),
             *(() if status is None else (status.close,)),
             *(() if tracing is None else (tracing.close,)),
@@ -371,12 +371,6 @@ def _history_store(base: Foundation) -> HistoryStore:
     if base.shared is not None:
         return base.shared.history(base.audit)
     return SqliteHistory(base.settings.data_dir / "history" / "appraisals.sqlite", base.audit)
-
-
-async def _close_in_order(history: HistoryKeeper, shared: SharedStore) -> None:
-    """Store what is left, then close the connections to the database."""
-    await history.close()
-    await shared.close()
 
 
 def _sealing_work(base: Foundation, directory: Directory) -> tuple[Work, ...]:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +43,10 @@ STATE: Final = "postgres"
 
 REMEMBER_SECONDS: Final = 2.0
 """Pause between two writes of the mark, if anything has changed."""
+
+LAST_SECONDS: Final = 0.35
+"""Time limit for what a broker that stops still stores. All of its closing is limited
+(`release.CLOSE_SECONDS`), and the connections are to be closed as well."""
 
 MAX_NOTED: Final = 10_000
 """Heads of the audit trail that wait while the database does not answer; older ones are lost."""
@@ -210,10 +214,17 @@ class SharedStore:
     def _remember(self) -> str:
         return self.objects.remember() if self.remembers else ""
 
-    async def close(self) -> None:
-        """Store the last heads, write the mark, and close all connections."""
-        await self.heads.flush()
+    async def close(self, *before: Callable[[], Awaitable[None]]) -> None:
+        """Write the mark, store what is left if the database answers, and close all connections.
+
+        Args:
+            before: what stores the rest of other parts.
+        """
         self._remember()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                for store in (*before, self.heads.flush):
+                    await store()
         await self.objects.close()
         await self.sealer.close()
 

@@ -18,7 +18,7 @@ import psycopg
 from psycopg import AsyncConnection, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
-from verdictd_py.errors import StorageError
+from verdictd_py.errors import StoreUnavailable
 from verdictd_py.postgres.address import Address
 from verdictd_py.secretfiles import SecretFileUnusable
 
@@ -39,6 +39,9 @@ ANSWER_SECONDS: Final = 15.0
 """Time limit of a transaction, longer than the server's own limit of a statement. It is for a
 server that has stopped, or that cannot be reached any more: it refuses nothing and ends nothing."""
 
+CLOSE_SECONDS: Final = 0.1
+"""Time for which the work of the pool is waited for when it is closed."""
+
 _MAX_WAITING: Final = 256
 _MAX_TEXT: Final = 200
 
@@ -46,7 +49,7 @@ Row = tuple[Any, ...]
 Connection = AsyncConnection[Row]
 
 
-class DatabaseUnavailable(StorageError):
+class DatabaseUnavailable(StoreUnavailable):
     """PostgreSQL does not answer, or refuses what the broker requests. It says nothing more."""
 
     code = "database-unavailable"
@@ -158,7 +161,7 @@ class Database:
         self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None:
-            await pool.close(timeout=1)
+            await pool.close(timeout=CLOSE_SECONDS)
 
     @asynccontextmanager
     async def _transaction(self, isolation: str) -> AsyncIterator[Connection]:

@@ -370,6 +370,8 @@ class Objects:
         begun = _now()
         known = self._state
         since = 0 if known is None else known.change
+        # Before the database is read: this process may store a change before it is verified.
+        seen = since if self._mark is None else max(since, self._mark.change)
         async with self.database.reading() as connection:
             row = await read_state(connection)
             rows: list[Entry] = []
@@ -384,6 +386,8 @@ class Objects:
             await self._create()
             return await self._confirmed()
         ledger = await self._opened(row.store, row.key)
+        if row.change < seen:
+            raise self._rolled_back(row.change, seen)
         state = await self._verified(ledger, known, rows, row, begun)
         self._apply(state, {entry.path: entry for entry in rows})
         return state
@@ -399,20 +403,9 @@ class Objects:
         """Return the state after these changed entries.
 
         Raises:
-            StoreAltered: the tag is not that of the entries, or the number decreases.
+            StoreAltered: the tag is not that of the entries.
         """
         change, tag = row.change, row.tag
-        seen = known.change if known is not None else 0
-        if self._mark is not None:
-            seen = max(seen, self._mark.change)
-        if change < seen:
-            remedy = "restore the newer state"
-            if self._mark is not None:
-                remedy += f"; if an older backup was restored on purpose, remove {self._mark.file}"
-            raise StoreAltered(
-                f"the database was rolled back: its last change is {change}, and this broker has "
-                f"seen {seen}; {remedy}"
-            )
         entries = {} if known is None else known.entries
         if rows:
             entries = {**entries, **{entry.path: entry for entry in rows}}
@@ -432,6 +425,15 @@ class Objects:
                 "restore it from a backup"
             )
         return State(change, computed, tag, entries, begun)
+
+    def _rolled_back(self, change: int, seen: int) -> StoreAltered:
+        remedy = "restore the newer state"
+        if self._mark is not None:
+            remedy += f"; if an older backup was restored on purpose, remove {self._mark.file}"
+        return StoreAltered(
+            f"the database was rolled back: its last change is {change}, and this broker has "
+            f"seen {seen}; {remedy}"
+        )
 
     def _apply(self, state: State, changed: Mapping[str, Entry]) -> None:
         before = self._state

@@ -21,7 +21,7 @@ import httpx
 
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import ConfigError, StorageError
+from verdictd_py.errors import ConfigError, StorageError, StoreUnavailable
 from verdictd_py.vault.location import Location
 
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
@@ -44,7 +44,7 @@ _STATES: Final = {
 """States of a server by HTTP status (documentation of Vault's HTTP API, "HTTP status codes")."""
 
 
-class VaultUnavailable(StorageError):
+class VaultUnavailable(StoreUnavailable):
     """Vault does not answer, answers nonsense, or denies access. The message has the cause."""
 
     code = "vault-unavailable"
