@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
-from tests.support.broker import RunningBroker
-from tests.support.kbs import PATH, SECRET, url_of
+from tests.support.broker import KEY, KID, RunningBroker
+from tests.support.kbs import PATH, SECRET, running_kbs, url_of
 from tests.support.rcar_guests import connected, tdx_guest
 from tests.support.vault import Engine, encoded
 from tools.engines.openbao import OpenBao
-from verdictd_py.domain.names import ResourcePath
+from verdictd_py._generated import verdictd_v1_pb2 as v1
+from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
+from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath
 from verdictd_py.guest.rcar.errors import KbsRefused
+from verdictd_py.simulator import SimulatedPlatform
 
 pytestmark = pytest.mark.broker(kbs=True)
 
@@ -81,3 +86,50 @@ async def test_an_outage_is_an_internal_error_and_other_paths_are_served(
             await asyncio.to_thread(own_server.start)
         assert (await session.resource(DB)).reveal() == CONTENT
     assert broker.events.named("secret.released")
+
+
+async def test_workers_serve_vault_the_data_directory_and_its_aliases(
+    tmp_path: Path,
+    platform: SimulatedPlatform,
+    broker_settings: dict[str, Any],
+    own_engine: Engine,
+    base: str,
+) -> None:
+    """Guests of both kinds, at each worker, with a prefix that the aliases of images have, too."""
+    (backend,) = broker_settings["resource_backend"]
+    backend = {**backend, "prefix": "default/", "writable": True}
+    policy = LEGACY_RESOURCES["Policy"]
+    text = b'{"default": [{"type": "insecureAcceptAnything"}], "transports": {}}'
+    async with running_kbs(tmp_path, platform, workers=2, resource_backend=(backend,)) as broker:
+        async with grpc.aio.insecure_channel(broker.client_api) as channel:
+            resources = v1_grpc.ResourceServiceStub(channel)
+            for path, content in (("default/creds/db", CONTENT), (str(policy), text)):
+                await resources.SetResource(v1.SetResourceRequest(path=path, content=content))
+            name = "default/image/1"
+            await v1_grpc.KeyServiceStub(channel).CreateKey(v1.CreateKeyRequest(name=name))
+            listed = await resources.ListResources(v1.ListResourcesRequest())
+        assert "default/creds/db" in {each.path for each in listed.resources}
+        stored = own_engine.call("GET", f"secret/data/{base}/resources/creds/db")["data"]["data"]
+        assert stored == {"value": CONTENT.decode()}
+        assert (broker.data / "image" / "policy.json").read_bytes() == text
+        served: set[str] = set()
+        url = broker.daemon.listener("kbs_http").endpoint
+        while len(served) < 2:
+            async with connected(url, tdx_guest(platform)) as session:
+                assert (
+                    await session.resource(ResourcePath.parse("default/creds/db"))
+                ).reveal() == (CONTENT)
+                assert (await session.resource(policy)).reveal() == text
+                key = (await session.resource(ResourcePath.parse(name))).reveal()
+                with pytest.raises(KbsRefused) as hidden:
+                    await session.resource(PATH)  # what the data directory has below the prefix
+                assert hidden.value.status == 404
+            async with broker.guest() as guest:
+                assert (await guest.resource("Policy")).reveal() == text
+                keks = await guest.keks([name, KID])
+                assert [keks[each].reveal() for each in (name, KID)] == [key, KEY]
+            served |= {
+                file.name
+                for file in (broker.data / "audit").glob("*worker*")
+                if "resources/default/creds/db" in file.read_text()
+            }
