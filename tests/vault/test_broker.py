@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import secrets
 import signal
 from pathlib import Path
@@ -12,7 +14,15 @@ import grpc
 import pytest
 
 from tests.support.broker import KEY, KID, RunningBroker
+from tests.support.command import Run, run
 from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.keyprovider_client import (
+    LAYER,
+    optsdata_in,
+    packet_in,
+    unwrap_input,
+    wrap_input,
+)
 from tests.support.rcar_guests import connected, tdx_guest
 from tests.support.vault import Engine, encoded
 from tools.engines.openbao import OpenBao
@@ -86,6 +96,33 @@ async def test_an_outage_is_an_internal_error_and_other_paths_are_served(
             await asyncio.to_thread(own_server.start)
         assert (await session.resource(DB)).reveal() == CONTENT
     assert broker.events.named("secret.released")
+
+
+async def test_the_key_provider_without_a_daemon_uses_the_backend(
+    tmp_path: Path, broker_settings: dict[str, Any], own_engine: Engine, base: str
+) -> None:
+    """`verdictd-py keyprovider --config`: a guest of the daemon can open what it wraps."""
+    (backend,) = broker_settings["resource_backend"]
+    config, data = tmp_path / "config.toml", tmp_path / "data"
+    data.mkdir()
+    config.write_text(
+        f"data_dir = {json.dumps(str(data))}\n[[resource_backend]]\nwritable = true\n"
+        + "".join(f"{name} = {json.dumps(text)}\n" for name, text in backend.items())
+    )
+    packets = []
+    for name in (str(IMAGE), "other/image/1"):
+        asked = json.dumps(wrap_input(f"keyid=kbs:///{name}")).encode()
+        command = Run(("keyprovider", "--config", str(config)), asked)
+        packets.append(packet_in((await asyncio.to_thread(run, command)).json))
+    unwrap = dataclasses.replace(command, stdin=json.dumps(unwrap_input(packets[0])).encode())
+    assert optsdata_in((await asyncio.to_thread(run, unwrap)).json) == LAYER
+    trails = "".join(file.read_text() for file in (data / "audit").glob("*.jsonl"))
+    assert trails.count('"key.created"') == 2
+    in_vault = own_engine.call("GET", f"secret/data/{base}/keys/image/1")["data"]
+    assert in_vault["metadata"]["version"] == 1
+    assert [str(file.relative_to(data)) for file in (data / "keys").rglob("*/*/*")] == [
+        "keys/other/image/1"
+    ]
 
 
 async def test_workers_serve_vault_the_data_directory_and_its_aliases(
