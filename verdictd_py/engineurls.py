@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from verdictd_py.domain.addresses import Address
 from verdictd_py.errors import StorageError
-from verdictd_py.secretfiles import CREDENTIAL, credential_file, read_password_file
+from verdictd_py.secretfiles import CREDENTIAL, NamedFile, credential_file, read_password_file
 
 VALKEY: Final = ("valkey", "valkeys")
 POSTGRESQL: Final = ("postgresql", "postgres")
@@ -96,10 +96,17 @@ class EngineUrl:
         )
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[NamedFile, ...]:
         """The files that the URL names, except credentials of the service manager."""
-        names = (self.password_file, self.ca, self.cert, self.key)
-        return tuple(Path(name) for name in names if name and not name.startswith(CREDENTIAL))
+        named = (
+            *((self.password_file, "password"), (self.key, "key")),
+            *((self.ca, ""), (self.cert, "")),
+        )
+        return tuple(
+            NamedFile(Path(name), secret)
+            for name, secret in named
+            if name and not name.startswith(CREDENTIAL)
+        )
 
     def password(self) -> str | None:
         """Read the password; return None without one. The caller is in a thread.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,39 @@ _MAX_PASSWORD_BYTES: Final = 4096
 
 class SecretFileUnusable(StorageError):
     """A file cannot be used; the message has its path, the cause and the remedy, no content."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFile:
+    """File that a URL or a location names.
+
+    Attributes:
+        secret: the secret in it, for messages: `password`; empty if other users may read it: a
+            certificate, or a library.
+        readable_by_all: see `read_secret_file`.
+        parameter: the part of the URL that names the file, for messages.
+    """
+
+    path: Path
+    secret: str = ""
+    readable_by_all: bool = False
+    parameter: str = ""
+
+    def require_private(self) -> None:
+        """Refuse a file with a secret that other users may use; for files that libraries read.
+
+        Raises:
+            SecretFileUnusable: they may; the message has the remedy.
+        """
+        if not self.secret:
+            return
+        try:
+            mode = self.path.stat().st_mode
+        except OSError:
+            return  # the reader of the file reports it
+        if not stat.S_ISREG(mode):
+            raise _no_regular_file(self.path, self.secret)
+        _require_private(mode, self.path, self.secret, readable_by_all=self.readable_by_all)
 
 
 def credential_file(text: str, default: Path | None = None) -> Path:
@@ -66,19 +100,12 @@ def read_secret_file(
         SecretFileUnusable: it cannot be read, is empty or too large, is not a regular file, or
             other users may read or change it.
     """
-    forbidden = _FORBIDDEN & ~stat.S_IROTH if readable_by_all else _FORBIDDEN
     try:
         with open(path, "rb", opener=_opened) as stream:  # with an opener
             found = os.fstat(stream.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise SecretFileUnusable(
-                    f"{path} is not a regular file; name a file with the {what}"
-                )
-            if found.st_mode & forbidden:
-                raise SecretFileUnusable(
-                    f"other users may use the {what} in {path}; run 'chmod g-w,o= {path}', or set "
-                    "defaultMode: 0440 if it is a Secret of Kubernetes"
-                )
+                raise _no_regular_file(path, what)
+            _require_private(found.st_mode, path, what, readable_by_all=readable_by_all)
             content = stream.read(max_bytes + 1)
     except OSError as error:
         raise SecretFileUnusable(
@@ -107,6 +134,19 @@ def read_password_file(path: Path) -> str:
     if not password:
         raise SecretFileUnusable(f"the file {path} has no password; write the password into it")
     return password
+
+
+def _require_private(mode: int, path: Path, what: str, *, readable_by_all: bool) -> None:
+    forbidden = _FORBIDDEN & ~stat.S_IROTH if readable_by_all else _FORBIDDEN
+    if mode & forbidden:
+        raise SecretFileUnusable(
+            f"other users may use the {what} in {path}; run 'chmod g-w,o= {path}', or set "
+            "defaultMode: 0440 if it is a Secret of Kubernetes"
+        )
+
+
+def _no_regular_file(path: Path, what: str) -> SecretFileUnusable:
+    return SecretFileUnusable(f"{path} is not a regular file; name a file with the {what}")
 
 
 def _opened(path: str, flags: int) -> int:

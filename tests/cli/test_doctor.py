@@ -144,6 +144,18 @@ def in_vault(**options: str) -> Callable[[Installation], None]:
     return change
 
 
+def named_in_store(*parameters: str, bits: int) -> Callable[[Installation], None]:
+    """Return a function that names files in the URL of the store; the last one has this mode."""
+
+    def change(one: Installation) -> None:
+        paths = {name: one.write(name, b"x") for name in parameters}
+        paths[parameters[-1]].chmod(bits)
+        query = "&".join(f"{name}={path}" for name, path in paths.items())
+        in_database(store=f"postgresql://a@db.example/b?{query}")(one)
+
+    return change
+
+
 def an_open_password(one: Installation) -> None:
     password = one.write("password", b"SECRET", mode=0o644)
     in_database(store_password_file=str(password))(one)
@@ -396,7 +408,19 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
     ),
     "a store whose password every user can read": (
         an_open_password,
-        [("store", "failure", "other users may use the password in")],
+        [("rights", "failure", "other users may use the password in")],
+    ),
+    "a store whose key every user can read": (
+        named_in_store("sslcert", "sslkey", bits=0o644),
+        [("rights", "failure", "other users may use the key in")],
+    ),
+    "a store whose CA every user can change": (
+        named_in_store("sslrootcert", bits=0o666),
+        [("rights", "failure", "can be changed by other users (mode 0666); run 'chmod go-w")],
+    ),
+    "a backend whose token every user can read": (
+        lambda one: [in_vault()(one), mode("token", 0o644)(one)],
+        [("rights", "failure", "other users may use the token for Vault in")],
     ),
     "a store whose CA is missing": (
         in_database(store="postgresql://a@db.example/b?sslrootcert=/nowhere/ca"),

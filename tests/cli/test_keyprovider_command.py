@@ -227,3 +227,35 @@ def test_changed_data_is_never_decrypted(ended: dict[str, Ended], data: Path) ->
     assert "authentication failed" in line
     for secret in (KEY, LAYER):
         assert b64(secret) not in line
+
+
+def test_the_settings_of_the_daemon_are_used(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "keys").mkdir(parents=True)
+    (data / "keys" / KID).write_bytes(KEY)
+    config = tmp_path / "config.toml"
+    config.write_text(f'data_dir = "{data}"\ndefault_wrap_key = "{KID}"\n')
+    asked = json.dumps(wrap_input("Enabled")).encode()
+    by_file = Run(("keyprovider", "--config", str(config)), asked)
+    by_environment = Run(("keyprovider",), asked, environment={"VERDICTD_CONFIG": str(config)})
+    for done in run_all({"file": by_file, "environment": by_environment}).values():
+        packet = packet_in(done.json)
+        assert packet["kid"] == KID
+        assert opened(packet, KEY) == LAYER
+
+
+def test_keys_that_are_in_a_database_are_not_looked_for_in_the_directory(tmp_path: Path) -> None:
+    """A key that was created there would encrypt an image that no guest could open."""
+    (tmp_path / "postgres").mkdir()
+    config = tmp_path / "config.toml"
+    config.write_text(f'data_dir = "{tmp_path / "other"}"\nstore = "postgresql://a@db.example/b"\n')
+    (tmp_path / "other").mkdir()
+    asked = json.dumps(wrap_input("Enabled")).encode()
+    runs = {
+        "directory": command(tmp_path, asked),
+        "settings": Run(("keyprovider", "--config", str(config)), asked),
+    }
+    for done in run_all(runs).values():
+        assert "the keys of this broker are in a database (--store)" in done.complaint(2, PROGRAM)
+    assert not (tmp_path / "keys").exists()
+    assert not (tmp_path / "other" / "keys").exists()

@@ -20,7 +20,9 @@ def test_a_url_is_read() -> None:
     )
     assert str(url.address) == "cache.example:7000"
     assert (url.user, url.database, url.tls) == ("kbs", "3", True)
-    assert url.files == tuple(map(Path, ("/p", "/ca", "/c", "/k")))
+    assert {(str(file.path), file.secret) for file in url.files} == {
+        *(("/p", "password"), ("/k", "key"), ("/ca", ""), ("/c", "")),
+    }
     assert str(url) == "valkeys://cache.example:7000/3"
 
 

@@ -11,20 +11,25 @@ import pytest
 
 from tests.support.events import RecordedEvents
 from verdictd_py.daemon.tokenkeys import SharedTokenKeys
-from verdictd_py.protocols.rcar.tokenring import (
-    OVERLAP,
-    PUBLISH,
-    TokenRing,
-    accepted,
-    key_id,
-    parse,
-)
+from verdictd_py.ports.sealing import SealedName
+from verdictd_py.protocols.rcar.tokenring import OVERLAP, PUBLISH, TokenRing
 from verdictd_py.sealing.registry import open_key
 from verdictd_py.sealing.sealer import EnvelopeSealer
 from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.objects import SealedObjects
 from verdictd_py.storage.tokenkeys import DirectoryTokenKeys
 
 MONTH = timedelta(days=30)
+
+
+def store_of(path: Path, sealer: EnvelopeSealer | None = None) -> DirectoryTokenKeys:
+    """Return the stored keys as a process that starts now sees them."""
+    for name in ("keys", "resources", "image", "gpg"):
+        (path / name).mkdir(mode=0o700, exist_ok=True)
+    directory = Directory.open(path)
+    return DirectoryTokenKeys(
+        directory, None if sealer is None else SealedObjects(directory, sealer)
+    )
 
 
 class Broker:
@@ -35,7 +40,7 @@ class Broker:
         self.ring = TokenRing()
         self.events = RecordedEvents()
         self.keys = SharedTokenKeys(
-            DirectoryTokenKeys(Directory.open(path), sealer),
+            store_of(path, sealer),
             self.ring,
             lifetime=MONTH,
             clock=lambda: self.now,
@@ -133,26 +138,62 @@ async def test_a_plain_file_is_replaced_and_never_used_where_keys_are_sealed(
     assert "not sealed" in str(broker.events.named("warning.storage"))
 
 
-async def test_an_older_sealed_file_restores_a_key_only_until_it_is_replaced(
-    tmp_path: Path, sealer: EnvelopeSealer
-) -> None:
-    """The file is not in the index of sealed objects; its keys are bounded by their age."""
+async def test_an_older_sealed_file_is_refused(tmp_path: Path, sealer: EnvelopeSealer) -> None:
+    """An attacker who has copied a key puts it back, after an operator has removed it."""
     broker, file = Broker(tmp_path, sealer), tmp_path / "tokens" / "keys"
     await broker.keys.refresh()
-    (first,) = broker.ids()
     older = file.read_bytes()
     for _ in range(2):
         broker.now += MONTH + PUBLISH + OVERLAP
         await broker.keys.refresh()
-    assert first not in broker.ids()
+    ids, newer = broker.ids(), file.read_bytes()
     file.write_bytes(older)
     await broker.keys.refresh()
-    assert broker.ids()[0] == first
-    stored = await DirectoryTokenKeys(Directory.open(tmp_path), sealer).read()
-    assert stored is not None
-    assert stored.content is not None
-    later = accepted(parse(stored.content), broker.now + PUBLISH + OVERLAP)
-    assert [key_id(key) for key in later] == broker.ids()[1:]
+    assert broker.ids() == ids  # what it has in memory
+    fresh = Broker(tmp_path, sealer)
+    await fresh.keys.refresh()
+    assert fresh.ids() == []
+    for each in (broker, fresh):
+        assert "altered, replaced or removed" in await each.keys.fault()
+    assert file.read_bytes() == older  # nothing overwrites what shows the attack
+    file.write_bytes(newer)
+    await fresh.keys.refresh()
+    assert (fresh.ids(), await fresh.keys.fault()) == (ids, "")
+
+
+async def test_a_removed_file_is_replaced_by_other_keys(
+    tmp_path: Path, sealer: EnvelopeSealer
+) -> None:
+    broker, file = Broker(tmp_path, sealer), tmp_path / "tokens" / "keys"
+    await broker.keys.refresh()
+    ids, older = broker.ids(), file.read_bytes()
+    file.unlink()
+    fresh = Broker(tmp_path, sealer)
+    for each in (broker, fresh):
+        await each.keys.refresh()
+        assert await each.keys.fault() == ""
+    assert broker.ids() == fresh.ids()
+    assert set(ids).isdisjoint(broker.ids())
+    file.write_bytes(older)
+    await fresh.keys.refresh()
+    assert "altered, replaced or removed" in await fresh.keys.fault()
+
+
+async def test_keys_that_are_sealed_without_a_revision_are_replaced(
+    tmp_path: Path, sealer: EnvelopeSealer
+) -> None:
+    """As the first releases stored them: nothing tells which of two such files is the older one."""
+    objects = store_of(tmp_path, sealer)._objects
+    assert objects is not None
+    await objects.index.prepare()
+    planted = Broker(tmp_path)
+    await planted.keys.refresh()
+    file = tmp_path / "tokens" / "keys"
+    file.write_bytes(await sealer.seal(SealedName("token-key", "tokens/keys"), file.read_bytes()))
+    broker = Broker(tmp_path, sealer)
+    await broker.keys.refresh()
+    assert await broker.keys.fault() == ""
+    assert set(broker.ids()).isdisjoint(planted.ids())
 
 
 async def test_an_altered_sealed_file_is_refused(tmp_path: Path, sealer: EnvelopeSealer) -> None:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.support import NOBODY
 from tests.support.events import RecordedEvents
+from tests.support.secretfiles import write_secret
 from tests.support.stores import document_store, resource_store
 from tests.support.tees import PROVING
 from verdictd_py.config import Settings, Unsafe
@@ -245,6 +247,109 @@ def test_files_of_the_settings_are_refused(tmp_path: Path, setting: str) -> None
         DecidingFiles(settings, Unsafe(), DigestLog(RecordedEvents())).require_own()
     chosen = Unsafe(unsafe_writable_files=True)
     DecidingFiles(settings, chosen, DigestLog(RecordedEvents())).require_own()
+
+
+ENGINE_FILES: list[tuple[str, dict[str, Any]]] = [
+    ("password", {"kbs_sessions": "valkeys://h?password_file={file}"}),
+    ("key", {"kbs_sessions": "valkeys://h?cert={other}&key={file}"}),
+    ("", {"kbs_sessions": "valkeys://h?ca={file}"}),
+    ("", {"kbs_sessions": "valkeys://h?cert={file}&key={other}"}),
+    ("password", {"store_password_file": "{file}"}),
+    *(
+        (secret, {setting: f"postgresql://a@h/b?{parameter}={{file}}"})
+        for setting in ("store", "kbs_sessions")
+        for secret, parameter in [
+            *(("", "sslrootcert"), ("", "sslcrl"), ("", "sslcert")),
+            *(("key", "sslkey"), ("password", "passfile")),
+        ]
+    ),
+    ("key", {"seal": "file:{file}"}),
+    ("key", {"seal": "file://{file}"}),
+    ("PIN", {"seal": "pkcs11:object=k?module-name=x&pin-source={file}"}),
+    ("PIN", {"seal": "pkcs11:object=k?module-name=x&pin-source=file:{file}"}),
+    ("", {"seal": "pkcs11:object=k?module-path={file}"}),
+    ("token for Vault", {"seal": "vault:https://h/transit/k?token-file={file}"}),
+    ("", {"seal": "vault:https://h/transit/k?token-file={other}&ca={file}"}),
+    *(
+        (secret, {"resource_backend": ({"prefix": "team/", "vault": f"https://h/kv?{login}"},)})
+        for secret, login in [
+            ("token for Vault", "token-file={file}"),
+            ("secret id for Vault", "role-id=r&secret-id-file={file}"),
+            ("", "kubernetes-role=r&jwt-file={file}"),  # the kubelet writes it as 0644
+            ("", "token-file={other}&ca={file}"),
+        ]
+    ),
+    ("", {"audit_sink": ("syslog+tls://log.example?ca={file}",)}),
+]
+"""The secret that a file has, empty if others may read it, and the settings that name it."""
+
+
+def _filled(value: object, **files: Path) -> Any:
+    match value:
+        case str():
+            return value.format(**files)
+        case dict():
+            return {name: _filled(each, **files) for name, each in value.items()}
+        case _:
+            assert isinstance(value, tuple)
+            return tuple(_filled(each, **files) for each in value)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[[dict[str, Any]], DecidingFiles]:
+    """Make the check of settings that name `file` and `other`."""
+    files = {name: write_secret(tmp_path / name, "x") for name in ("file", "other")}
+
+    def make(settings: dict[str, Any], **unsafe: Any) -> DecidingFiles:
+        chosen = Settings.model_validate(_filled(settings, **files))
+        return DecidingFiles(chosen, Unsafe(**unsafe), DigestLog(RecordedEvents()))
+
+    return make
+
+
+@pytest.mark.parametrize(("secret", "settings"), ENGINE_FILES)
+def test_files_that_locations_of_engines_name_are_refused(
+    tmp_path: Path, own: Callable[..., DecidingFiles], secret: str, settings: dict[str, Any]
+) -> None:
+    """Whoever changes a CA reads the traffic; whoever changes a library runs code in the broker."""
+    pytest.importorskip("psycopg")
+    file = tmp_path / "file"
+    own(settings).require_own()
+    with pytest.raises(ConfigError, match=_writable(file)):
+        own(settings).require_own()
+    file.chmod(0o600)
+    tmp_path.chmod(0o777)
+    with pytest.raises(ConfigError, match=f"run 'chmod go-w {tmp_path}'"):
+        own(settings).require_own()
+    own(settings, unsafe_writable_files=True).require_own()
+
+
+@pytest.mark.parametrize(("secret", "settings"), ENGINE_FILES)
+def test_a_secret_of_an_engine_that_others_may_read_is_refused(
+    tmp_path: Path, own: Callable[..., DecidingFiles], secret: str, settings: dict[str, Any]
+) -> None:
+    """Also with the option for files that others may change: that is another danger."""
+    pytest.importorskip("psycopg")
+    file = tmp_path / "file"
+    for mode in (0o604, 0o640, 0o440):
+        file.chmod(mode)
+        for unsafe in (False, True):
+            if not secret or mode != 0o604:
+                own(settings, unsafe_writable_files=unsafe).require_own()
+                continue
+            with pytest.raises(ConfigError, match=f"use the {secret} in {file}; run 'chmod"):
+                own(settings, unsafe_writable_files=unsafe).require_own()
+
+
+def test_a_secret_of_an_engine_is_a_regular_file(
+    tmp_path: Path, own: Callable[..., DecidingFiles]
+) -> None:
+    settings = {"kbs_sessions": "valkeys://h?cert={other}&key={file}"}
+    (tmp_path / "file").unlink()
+    own(settings).require_own()  # what reads it reports that it is missing
+    os.mkfifo(tmp_path / "file", 0o600)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        own(settings).require_own()
 
 
 def test_a_public_key_of_an_administrator_is_refused(tmp_path: Path) -> None:

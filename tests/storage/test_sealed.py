@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sealed import resealing, sealed_objects, sealer, write_key
+from tests.support.sealed import resealing, sealed_objects, write_key
 from tests.support.stores import resource_store
 from tests.support.tees import PROVING
 from verdictd_py.domain.names import KeyId, ResourcePath
@@ -331,21 +331,52 @@ async def test_rotation_finds_what_a_broker_had_prepared_with_the_old_key(site: 
     assert await again(site).keys.get(KeyId.parse("late")) == value
 
 
+async def token_keys(site: Site) -> bytes | None:
+    """Return the token keys, as a process that starts now reads them."""
+    own = sealed_objects(site.directory, site.kek)
+    read = await DirectoryTokenKeys(site.directory, own).read()
+    return None if read is None else read.content
+
+
 async def test_rotation_seals_the_shared_token_keys_again(site: Site) -> None:
-    own = sealer(site.kek)
-    assert await DirectoryTokenKeys(site.directory, own).replace(b"token keys", before=None)
+    own = DirectoryTokenKeys(site.directory, site.objects)
+    assert await own.replace(b"token keys", before=None)
     write_key(site.kek)
     report = await resealing(site.directory, site.kek).rotate()
     assert report.problems == []
     for file in site.kek.parent.glob("kek.old*"):
         file.unlink()
-    read = await DirectoryTokenKeys(site.directory, sealer(site.kek)).read()
-    assert read is not None
-    assert read.content == b"token keys"
+    assert await token_keys(site) == b"token keys"
+    assert (await resealing(site.directory, site.kek).verify()).problems == []
     await resealing(site.directory, site.kek).unseal()
     read = await DirectoryTokenKeys(site.directory).read()
     assert read is not None
     assert read.content == b"token keys"
+
+
+async def test_older_token_keys_are_named_by_verify(site: Site) -> None:
+    own, file = DirectoryTokenKeys(site.directory, site.objects), site.data / "tokens" / "keys"
+    assert await own.replace(b"one", before=None)
+    older = file.read_bytes()
+    assert await own.replace(b"two", before=await own.read())
+    file.write_bytes(older)
+    (problem,) = (await resealing(site.directory, site.kek).verify()).problems
+    assert problem.startswith("tokens/keys has the revision")
+    with pytest.raises(SealBroken, match="remove the file to have brokers create other keys"):
+        await token_keys(site)
+
+
+async def test_sealing_does_not_make_plain_token_keys_trusted(site: Site) -> None:
+    """Only the operator who says so does: brokers replace plain keys."""
+    assert await DirectoryTokenKeys(site.directory).replace(b"planted", before=None)
+    assert (await resealing(site.directory, site.kek).seal()).problems == []
+    assert await token_keys(site) is None
+    read = await DirectoryTokenKeys(site.directory, site.objects).read()
+    assert read is not None  # there is something to replace
+    assert await DirectoryTokenKeys(site.directory, site.objects).replace(b"own", before=read)
+    assert await token_keys(site) == b"own"
+    report = await resealing(site.directory, site.kek).seal()
+    assert (report.objects, report.sealed) == (report.sealed, report.objects)
 
 
 async def test_unsealing_restores_the_plain_directory(site: Site) -> None:

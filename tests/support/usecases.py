@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import PROVING, TEES
@@ -22,16 +22,17 @@ APPRAISAL: Final = "a1"
 """Id of the appraisal in the history."""
 
 
-def opened(root: Path, events: Events, *, measured: str = "cd" * 48) -> UseCases:
+def opened(root: Path, events: Events, *, measured: str = "cd" * 48, **settings: Any) -> UseCases:
     """Return the use cases on a data directory, with a guest in the history that can be pinned.
 
     Args:
         measured: the guest's RTMR2.
+        settings: more fields of `Settings`.
     """
     directory, _ = prepare(root, PROVING)
     source = cast("CollateralSource", object())  # no guest connects
     cases = use_cases(
-        Settings(data_dir=root),
+        Settings(data_dir=root, **settings),
         Unsafe(),
         directory,
         tees=TEES,

@@ -12,13 +12,13 @@ import os
 import stat
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, complain
-from verdictd_py.config import DEFAULT_DATA_DIR, parse_default_key
+from verdictd_py.config import DEFAULT_DATA_DIR, Settings, load
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
@@ -26,16 +26,20 @@ from verdictd_py.errors import ConfigError, RequestError, StorageError, Verdictd
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.heads import HeadSigner
 from verdictd_py.formats.stored import KEYS, RESOURCES
+from verdictd_py.ports import Events, KeyStore
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
-from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey
+from verdictd_py.protocols.keyprovider.parameter import KbsKey
 from verdictd_py.sealing.registry import open_key
 from verdictd_py.sealing.sealer import EnvelopeSealer
+from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.objects import Objects, SealedObjects
-from verdictd_py.storage.stores import DirectoryKeyStore
+from verdictd_py.storage.stores import DirectoryKeyStore, DirectoryResourceStore
 
 _AUDIT: Final = "audit"
+DATABASE_STATE: Final = "postgres"
+"""Directory in the data directory of a broker with `--store` (`daemon.database.STATE`)."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -83,11 +87,16 @@ def build_parser() -> Parser:
         help="check the addresses in ocicrypt's file (that of OCICRYPT_KEYPROVIDER_CONFIG) instead",
     )
     parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="settings of the daemon, TOML: also for keys below a [[resource_backend]]",
+    )
+    parser.add_argument(
         "--data-dir",
         metavar="DIR",
         type=Path,
-        default=DEFAULT_DATA_DIR,
-        help=f"data directory of the daemon ({DEFAULT_DATA_DIR})",
+        help=f"data directory of the daemon (that of --config, or {DEFAULT_DATA_DIR})",
     )
     parser.add_argument(
         "--seal", metavar="URI", help="key that seals its keys, as for the daemon (not sealed)"
@@ -110,7 +119,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--allow-a256ctr",
-        action="store_true",
+        action="store_const",
+        const=True,
         help="decrypt packets without a tag, which an attacker can change",
     )
     return parser
@@ -123,21 +133,76 @@ async def _answer(content: bytes, options: Namespace) -> bytes:
         ConfigError: the data directory, or its audit trail, cannot be used.
         VerdictdError: the request is refused; see `Wrapper`.
     """
-    request = protocol.decode(content, provider=options.keyprovider_name)
-    directory = Directory.open(options.data_dir)
+    settings = _settings(options)
+    request = protocol.decode(content, provider=settings.keyprovider_name)
+    directory = Directory.open(settings.data_dir)
+    _require_keys_in(directory, settings)
     for name in (KEYS, RESOURCES, _AUDIT):  # a key must not have the name of a resource
         directory.make(name)
-    trail = _Trail(options.data_dir / _AUDIT, options.audit_key)
+    trail = _Trail(settings.data_dir / _AUDIT, settings.audit_key)
+    keys, close = _keys(directory, settings, trail)
     wrapper = Wrapper(
-        keys=DirectoryKeyStore(directory, _objects(directory, options.seal)),
+        keys=keys,
         events=trail,
-        default_key=_default_key(options.default_wrap_key),
-        allow_a256ctr=options.allow_a256ctr,
+        default_key=settings.default_wrap_parameter,
+        allow_a256ctr=settings.allow_a256ctr,
     )
     try:
         return await _answer_to(request, wrapper)
     finally:
+        await close()
         trail.close()
+
+
+def _keys(
+    directory: Directory, settings: Settings, events: Events
+) -> tuple[KeyStore, Callable[[], Awaitable[None]]]:
+    """Return the store of the keys, those of backends included, and what closes it."""
+    objects = _objects(directory, settings.seal)
+    keys = DirectoryKeyStore(directory, objects)
+    if not settings.resource_backend:
+        return keys, _nothing
+    from verdictd_py.daemon.vaultsources import sources_of  # noqa: PLC0415  # it loads the daemon
+
+    digests = DigestLog(events)
+    resources = DirectoryResourceStore(directory, events=events, digests=digests, objects=objects)
+    sources = sources_of(settings, keys, resources)
+    return sources.keys, sources.close
+
+
+async def _nothing() -> None:
+    """Do nothing: no connection is open."""
+
+
+def _settings(options: Namespace) -> Settings:
+    """Return the settings of the daemon, and those of the command line in their place.
+
+    Without `--config`, only those of the command line and the environment are in force.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+    """
+    names = (
+        *("data_dir", "audit_key", "seal"),
+        *("keyprovider_name", "default_wrap_key", "allow_a256ctr"),
+    )
+    flags = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return load(flags, file=options.config)
+
+
+def _require_keys_in(directory: Directory, settings: Settings) -> None:
+    """Refuse a data directory of a broker whose keys are in a database.
+
+    Raises:
+        ConfigError: they are; a key that is created in the directory would be of no use.
+    """
+    if settings.store is not None or directory.exists((DATABASE_STATE,)):
+        raise ConfigError(
+            "the keys of this broker are in a database (--store), which this command does not "
+            "use; name the address of --keyprovider-api or --client-api in ocicrypt's file "
+            f'("grpc"), or remove {settings.data_dir / DATABASE_STATE} if the broker no longer '
+            "uses a database"
+        )
 
 
 async def _answer_to(
@@ -162,18 +227,6 @@ def _objects(directory: Directory, location: str | None) -> Objects | None:
     if location is None:
         return None
     return SealedObjects(directory, EnvelopeSealer(open_key(location)))
-
-
-def _default_key(text: str | None) -> ExistingKey | KbsKey | None:
-    """Return the key that `--default-wrap-key` names.
-
-    Raises:
-        ConfigError: it names no key.
-    """
-    try:
-        return None if text is None else parse_default_key(text)
-    except ValueError as error:
-        raise ConfigError(f"--default-wrap-key: {error}") from None
 
 
 class _Trail:

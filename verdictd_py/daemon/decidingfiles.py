@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.enginefiles import engine_files
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.listeners.kbs.files import public_key_files
+from verdictd_py.secretfiles import SecretFileUnusable
 from verdictd_py.storage.access import problem_of_path
 from verdictd_py.storage.digests import DigestLog
 
@@ -52,13 +54,11 @@ class DecidingFiles:
         self._digests = digests
 
     def require_own(self) -> None:
-        """Refuse files that other users may change.
+        """Refuse files that other users may change, and secrets of engines that they may read.
 
         Raises:
             ConfigError: they may; the message has the remedy.
         """
-        if self._unsafe.unsafe_writable_files:
-            return
         for problem in problems(self._settings, self._unsafe):
             raise ConfigError(problem)
 
@@ -81,9 +81,22 @@ class DecidingFiles:
 
 
 def problems(settings: Settings, unsafe: Unsafe) -> Iterator[str]:
-    """Yield each cause for which other users may change files of the settings, with its remedy."""
+    """Yield each cause for which other users may use files of the settings, with its remedy."""
+    if not unsafe.unsafe_writable_files:
+        yield from _writable(settings, unsafe)
     reported = set()
-    for path in (*_public(settings, unsafe), *_named(settings, _OTHER), *_of_engines(settings)):
+    for file in engine_files(settings, unsafe):
+        try:
+            file.require_private()
+        except SecretFileUnusable as error:
+            reported.add(str(error))
+    yield from sorted(reported)
+
+
+def _writable(settings: Settings, unsafe: Unsafe) -> Iterator[str]:
+    reported = set()
+    of_engines = (file.path for file in engine_files(settings, unsafe))
+    for path in (*_public(settings, unsafe), *_named(settings, _OTHER), *of_engines):
         try:
             problem = problem_of_path(path)
         except OSError:
@@ -101,13 +114,6 @@ def _public(settings: Settings, unsafe: Unsafe) -> Iterator[Path]:
     yield from _named(settings, _PUBLIC)
     if settings.kbs_admins is not None:
         yield from public_key_files(settings.kbs_admins)
-
-
-def _of_engines(settings: Settings) -> Iterator[Path]:
-    """Yield the files that URLs of engines name: passwords and what TLS trusts."""
-    url = settings.kbs_sessions_url
-    if url is not None:
-        yield from url.files
 
 
 def _named(settings: Settings, names: tuple[str, ...]) -> Iterator[Path]:

@@ -198,7 +198,7 @@ class Foundation:
             collateral,
             cases,
             directory,
-            DirectoryTokenKeys(directory, None if sealing is None else sealing.sealer)
+            DirectoryTokenKeys(directory, None if sealing is None else sealing.objects)
             if shared is None
             else shared.token_keys(),
             meter,

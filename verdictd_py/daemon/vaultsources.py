@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from verdictd_py.config import Settings
 from verdictd_py.ports import KeyStore, ResourceStore
+from verdictd_py.vault.settings import ResourceBackend, location_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +35,47 @@ def sources_of(settings: Settings, keys: KeyStore, resources: ResourceStore) -> 
     """
     if not settings.resource_backend:
         return Sources(keys, resources)
-    # Imported only where it is used: httpx takes a tenth of a second.
-    from verdictd_py.vault.client import VaultClient  # noqa: PLC0415
-    from verdictd_py.vault.entries import KvEntries  # noqa: PLC0415
-    from verdictd_py.vault.keys import TransitKeyStore  # noqa: PLC0415
-    from verdictd_py.vault.resources import KvResourceStore  # noqa: PLC0415
-    from verdictd_py.vault.routing import RoutedKeys, RoutedResources  # noqa: PLC0415
-    from verdictd_py.vault.settings import location_of  # noqa: PLC0415
+    from verdictd_py.vault.routing import RoutedKeys, RoutedResources  # noqa: PLC0415  # see below
 
-    closing: list[Callable[[], Awaitable[None]]] = []
-    in_vault: dict[tuple[str, ...], ResourceStore] = {}
-    wrapped: dict[tuple[str, ...], KeyStore | None] = {}
-    for backend in settings.resource_backend:
-        location = location_of(backend)
+    backends = [_Backend.of(backend) for backend in settings.resource_backend]
+    return Sources(
+        RoutedKeys(keys, {backend.prefix: backend.keys for backend in backends}),
+        RoutedResources(resources, {backend.prefix: backend.resources for backend in backends}),
+        tuple(backend.close for backend in backends),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Backend:
+    """Stores below a prefix; no keys are stored there without a key of Transit."""
+
+    prefix: tuple[str, ...]
+    resources: ResourceStore
+    keys: KeyStore | None
+    close: Callable[[], Awaitable[None]]
+
+    @classmethod
+    def of(cls, settings: ResourceBackend) -> _Backend:
+        # Imported only where it is used: httpx takes a tenth of a second.
+        from verdictd_py.vault.client import VaultClient  # noqa: PLC0415
+        from verdictd_py.vault.entries import KvEntries  # noqa: PLC0415
+        from verdictd_py.vault.keys import TransitKeyStore  # noqa: PLC0415
+        from verdictd_py.vault.resources import KvResourceStore  # noqa: PLC0415
+
+        location = location_of(settings)
         client = VaultClient(location)
-        closing.append(client.close)
-        segments, writable = backend.segments, backend.writable
-        entries = KvEntries(client, location.path, backend.entries_path.split("/"))
-        key_entries = None
-        wrapped[segments] = None
-        if backend.transit_key is not None and backend.keys_path is not None:
-            key_entries = KvEntries(client, location.path, backend.keys_path.split("/"))
-            wrapped[segments] = TransitKeyStore(
+        segments, writable = settings.segments, settings.writable
+        entries = KvEntries(client, location.path, settings.entries_path.split("/"))
+        key_entries, keys = None, None
+        if settings.transit_key is not None and settings.keys_path is not None:
+            key_entries = KvEntries(client, location.path, settings.keys_path.split("/"))
+            keys = TransitKeyStore(
                 client,
                 key_entries,
                 segments,
-                backend.transit_key.split("/"),
+                settings.transit_key.split("/"),
                 writable=writable,
                 resources=entries,
             )
-        in_vault[segments] = KvResourceStore(entries, segments, writable=writable, keys=key_entries)
-    return Sources(RoutedKeys(keys, wrapped), RoutedResources(resources, in_vault), tuple(closing))
+        resources = KvResourceStore(entries, segments, writable=writable, keys=key_entries)
+        return cls(segments, resources, keys, client.close)

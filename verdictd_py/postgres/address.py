@@ -16,7 +16,7 @@ from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict
 
 from verdictd_py.errors import ConfigError
-from verdictd_py.secretfiles import read_password_file
+from verdictd_py.secretfiles import NamedFile, read_password_file
 
 UNSAFE_OPTION: Final = "--unsafe-store-tls"
 
@@ -28,6 +28,16 @@ _ALLOWED: Final = frozenset(
 )
 """Parameters of libpq that a URL may have."""
 
+_FILES: Final = {
+    "sslrootcert": "",
+    "sslcrl": "",
+    "sslcert": "",
+    "sslkey": "key",
+    "passfile": "password",
+}
+"""Parameters that name a file, and the secret in it (empty: it has none)."""
+
+_SYSTEM: Final = "system"
 _SYSTEM_ROOTS: Final = 160_000
 """First version of libpq with `sslrootcert=system`."""
 
@@ -100,6 +110,15 @@ class Address:
             text += f":{given['port']}"
         return cls(parameters, f"{text}/{given.get('dbname', '')}", password_file)
 
+    @property
+    def files(self) -> tuple[NamedFile, ...]:
+        """The files that the URL names."""
+        return tuple(
+            NamedFile(Path(path), secret, parameter=name)
+            for name, secret in _FILES.items()
+            if (path := self.parameters.get(name)) and path != _SYSTEM
+        )
+
     def password(self) -> str | None:
         """Read the password; return None without a file. The caller is in a thread.
 
@@ -143,5 +162,5 @@ def _tls(given: dict[str, str], option: str, *, unsafe: bool) -> dict[str, str]:
         )
     parameters = {"sslmode": mode}
     if mode == "verify-full" and "sslrootcert" not in given and pq.version() >= _SYSTEM_ROOTS:
-        parameters["sslrootcert"] = "system"
+        parameters["sslrootcert"] = _SYSTEM
     return parameters

@@ -24,7 +24,7 @@ from verdictd_py.storage.sealedindex import INDEX, SEALS, IndexMissing, SealedIn
 _ATTEMPTS: Final = 10
 _MAX_REPORTED: Final = 1000
 
-_KINDS: Final = {"keys": "key", "resources": "resource"}
+_KINDS: Final = {"keys": "key", "resources": "resource", "tokens": "token-key"}
 
 _NO_INDEX: Final = State(frozenset({0}), strict=False)
 

@@ -28,10 +28,7 @@ from verdictd_py.storage.objects import (
     require_same,
     stored_bytes,
 )
-from verdictd_py.storage.sealedindex import objects_in
-from verdictd_py.storage.tokenkeys import FILE as TOKEN_KEYS
-from verdictd_py.storage.tokenkeys import SEALED_NAME as TOKEN_KEYS_NAME
-from verdictd_py.storage.tokenkeys import TOKENS
+from verdictd_py.storage.sealedindex import TOKEN_KEYS, objects_in
 
 BATCH: Final = 32
 """Maximum number of objects in a batch: brokers that change something wait for its end."""
@@ -102,7 +99,6 @@ class Resealing:
     ) -> None:
         self._directory = directory
         self._objects = objects
-        self._sealer = objects.sealer
         self._current = current
         self._progress = progress
 
@@ -120,6 +116,8 @@ class Resealing:
         await self._objects.index.prepare()
 
         async def plan(segments: Segments, report: Report) -> _Planned | None:
+            if not accept_plain and await self._is_unused(segments):
+                return None
             found = await self._plain(segments, report, accept=accept_plain)
             if found is None:
                 return None
@@ -148,9 +146,7 @@ class Resealing:
             found = await self._objects.examine(segments)
             return _Planned(segments, found, await self._objects.sealed(segments, found.content))
 
-        report = await self._passes(plan)
-        await self._reseal_token_keys(report, sealed=True)
-        return report
+        return await self._passes(plan)
 
     async def unseal(self) -> Report:
         """Replace each sealed object by a plain one.
@@ -167,9 +163,7 @@ class Resealing:
             found = await self._objects.examine(segments)
             return _Planned(segments, found, Prepared(found.content))
 
-        report = await self._passes(plan)
-        await self._reseal_token_keys(report, sealed=False)
-        return report
+        return await self._passes(plan)
 
     async def verify(self, *, forget: bool = False) -> Report:
         """Unseal every object and compare it with the index; change nothing.
@@ -211,43 +205,6 @@ class Resealing:
                 revisions["/".join(segments)] = revision
         await self._objects.index.rebuild(revisions)
         return len(revisions)
-
-    async def _reseal_token_keys(self, report: Report, *, sealed: bool) -> None:
-        """Seal the shared token keys again, or store them plain; brokers share them in one file.
-
-        Args:
-            sealed: whether they are sealed afterwards, under the newest version of the KEK.
-        """
-        for _ in range(_PASSES):
-            try:
-                if not await pools.read(self._directory.exists, (TOKENS,)):
-                    return
-                stored = await stored_bytes(self._directory, TOKEN_KEYS)
-            except NotFound:
-                return
-            if not is_sealed(stored):
-                return
-            if sealed and parse_header(stored).version == self._current():
-                return
-            try:
-                content = await self._sealer.unseal(TOKEN_KEYS_NAME, stored)
-            except SealBroken as error:
-                report.add_problem(str(error))
-                return
-            new = await self._sealer.seal(TOKEN_KEYS_NAME, content) if sealed else content
-            found = Found(stored, content)
-
-            def change(found: Found = found, new: bytes = new) -> Steps[None]:
-                require_same(self._directory, TOKEN_KEYS, found)
-                yield from self._directory.replacing(TOKEN_KEYS, new)
-
-            try:
-                await exclusively(self._directory, change)
-            except Changed:
-                continue
-            report.changed += 1
-            return
-        raise StorageError("the token keys change too fast; try again")
 
     async def _passes(self, plan: _Plan) -> Report:
         """Plan and make changes until a pass finds nothing to do.
@@ -316,6 +273,15 @@ class Resealing:
         await exclusively(self._directory, change)
         report.changed += len(done)
         return len(done) == len(batch)
+
+    async def _is_unused(self, segments: Segments) -> bool:
+        """Return whether these are plain token keys: brokers replace them and never use them.
+
+        An attacker may have put them there, and would be able to sign tokens if they were sealed.
+        """
+        if segments != TOKEN_KEYS:
+            return False
+        return not is_sealed(await stored_bytes(self._directory, segments))
 
     async def _plain(self, segments: Segments, report: Report, *, accept: bool) -> Found | None:
         """Return an object that is plain and may be sealed; None if it is sealed.

@@ -38,7 +38,13 @@ from verdictd_py.storage.files import Steps
 from verdictd_py.storage.resident import NotResident
 
 SEALS: Final = "seals"
-SEALED_DIRECTORIES: Final = ("keys", "resources", "image", "gpg")
+TOKENS: Final = "tokens"
+"""Directory of shared token keys; it is created when the first ones are stored."""
+
+TOKEN_KEYS: Final[Segments] = (TOKENS, "keys")
+"""File of the shared token keys. A plain one is never used where objects are sealed."""
+
+SEALED_DIRECTORIES: Final = ("keys", "resources", "image", "gpg", TOKENS)
 """Directories whose files are sealed."""
 
 NOT_SEALED: Final = frozenset({("keys", "README.md")})
@@ -213,6 +219,8 @@ class SealedIndex:
             root = yield from self._settled(self._read_root())
             if strict:
                 for entry in self._objects():
+                    if entry.segments == TOKEN_KEYS:
+                        continue
                     if not is_sealed(self._directory.read(entry.segments)):
                         raise SealBroken(f"{'/'.join(entry.segments)} is not sealed")
             if root.strict != strict:
@@ -434,6 +442,8 @@ def objects_in(directory: Directory) -> Iterator[Entry]:
         StorageError: a directory cannot be read.
     """
     for top in SEALED_DIRECTORIES:
+        if top == TOKENS and not directory.exists((top,)):
+            continue
         for item in walks.examine(directory, top):
             if not isinstance(item, Entry) or item.segments in NOT_SEALED:
                 continue

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from verdictd_py.domain.spelling import did_you_mean
 from verdictd_py.errors import ConfigError
-from verdictd_py.secretfiles import CREDENTIAL, credential_file
+from verdictd_py.secretfiles import CREDENTIAL, NamedFile, credential_file
 from verdictd_py.vault.logins import AppRole, Kubernetes, Login, TokenFile
 
 SCHEME: Final = "vault:"
@@ -49,6 +49,12 @@ class Location:
     namespace: str = ""
     timeout: float = DEFAULT_TIMEOUT_S
 
+    @property
+    def files(self) -> tuple[NamedFile, ...]:
+        """The files that the location names."""
+        secret = self.login.secret_file
+        return (secret,) if self.ca is None else (secret, NamedFile(self.ca))
+
     @classmethod
     def parse(cls, text: str, option: str) -> Self:
         """Parse a location, with or without `vault:`.
@@ -69,6 +75,8 @@ class Location:
         url = urlsplit(text)
         if url.username or url.password or url.fragment:
             raise ValueError("the URL has a user, a password or a fragment: remove it")
+        if url.port == 0:  # raises ValueError for one that is not a number, or too large
+            raise ValueError("the port of the URL is 0: write that of the server, as 8200")
         if not url.hostname or not _is_protected(url.scheme, url.hostname):
             raise ValueError(
                 "write vault:https://HOST:8200/MOUNT/NAME; http:// is for loopback addresses only"

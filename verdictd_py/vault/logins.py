@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import StorageError
-from verdictd_py.secretfiles import read_secret_file
+from verdictd_py.secretfiles import NamedFile, read_secret_file
 
 _MAX_FILE_BYTES: Final = 16 * 1024
 """Size limit of a token, a secret id or a JWT: Kubernetes' have about 1 KiB."""
@@ -24,6 +24,11 @@ LoginRequest = tuple[str, Mapping[str, str]]
 
 class Login(Protocol):
     """How a client gets a token."""
+
+    @property
+    def secret_file(self) -> NamedFile:
+        """The file of its secret."""
+        ...
 
     def begin(self) -> SecretBytes | LoginRequest:
         """Return the token, or the request whose answer has it.
@@ -40,8 +45,12 @@ class TokenFile:
 
     file: Path
 
+    @property
+    def secret_file(self) -> NamedFile:
+        return NamedFile(self.file, "token for Vault")
+
     def begin(self) -> SecretBytes:
-        return SecretBytes(_read(self.file, "token").encode())
+        return SecretBytes(_read(self.secret_file).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +61,12 @@ class AppRole:
     secret_id: Path
     mount: str
 
+    @property
+    def secret_file(self) -> NamedFile:
+        return NamedFile(self.secret_id, "secret id for Vault")
+
     def begin(self) -> LoginRequest:
-        secret_id = _read(self.secret_id, "secret id")
+        secret_id = _read(self.secret_file)
         return f"auth/{self.mount}/login", {"role_id": self.role_id, "secret_id": secret_id}
 
 
@@ -65,12 +78,16 @@ class Kubernetes:
     jwt: Path
     mount: str
 
+    @property
+    def secret_file(self) -> NamedFile:
+        return NamedFile(self.jwt, "JWT for Vault", readable_by_all=True)
+
     def begin(self) -> LoginRequest:
-        jwt = _read(self.jwt, "JWT", readable_by_all=True)
+        jwt = _read(self.secret_file)
         return f"auth/{self.mount}/login", {"role": self.role, "jwt": jwt}
 
 
-def _read(file: Path, what: str, *, readable_by_all: bool = False) -> str:
+def _read(file: NamedFile) -> str:
     """Read a file of one line.
 
     Raises:
@@ -78,11 +95,14 @@ def _read(file: Path, what: str, *, readable_by_all: bool = False) -> str:
             HTTP header may have.
     """
     content = read_secret_file(
-        file, f"{what} for Vault", max_bytes=_MAX_FILE_BYTES, readable_by_all=readable_by_all
+        file.path,
+        file.secret,
+        max_bytes=_MAX_FILE_BYTES,
+        readable_by_all=file.readable_by_all,
     )
     text = content.reveal().decode("latin-1").strip()
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise StorageError(
-            f"{file} is not one line with a {what} for Vault; write the {what} into it"
+            f"{file.path} is not one line with a {file.secret}; write the {file.secret} into it"
         )
     return text

@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from verdictd_py.config import Settings, Unsafe
-from verdictd_py.daemon.database import database_address, require_password
+from verdictd_py.daemon.database import database_address
 from verdictd_py.daemon.diagnosis.finding import Finding, Result, summary
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.valkey.sessions import ValkeySessionStore
 from verdictd_py.vault.settings import ResourceBackend, location_of
-
-_FILES_OF_LIBPQ: Final = ("sslrootcert", "sslcrl", "sslcert", "sslkey", "passfile")
-"""Parameters of a URL of PostgreSQL that name a file."""
 
 _OK: Final = "it can be used; nothing was contacted"
 
@@ -40,14 +37,13 @@ def _database(settings: Settings, unsafe: Unsafe, check: str, url: str | None) -
     def problems() -> Iterator[Finding]:
         try:
             address = database_address(settings, unsafe, url)
-            require_password(address)
-        except ConfigError as error:
+            address.password()
+        except (ConfigError, StorageError) as error:
             yield Finding(check, option, Result.FAILURE, str(error))
             return
-        for name in _FILES_OF_LIBPQ:
-            path = address.parameters.get(name)
-            if path is not None and path != "system" and (cause := _unreadable(Path(path))):
-                text = f"cannot read {path}: {cause}; correct {name}= of {option}"
+        for file in address.files:
+            if cause := _unreadable(file.path):
+                text = f"cannot read {file.path}: {cause}; correct {file.parameter}= of {option}"
                 yield Finding(check, option, Result.FAILURE, text)
 
     yield from summary(check, option, problems(), _OK)

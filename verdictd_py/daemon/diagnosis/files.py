@@ -43,9 +43,8 @@ def rights(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
     """Check who may change the files of the settings, and who may read the secrets."""
 
     def problems() -> Iterator[Finding]:
-        if not unsafe.unsafe_writable_files:
-            for problem in decidingfiles.problems(settings, unsafe):
-                yield Finding("rights", "", Result.FAILURE, problem)
+        for problem in decidingfiles.problems(settings, unsafe):
+            yield Finding("rights", "", Result.FAILURE, problem)
         for name in SECRETS:
             path = getattr(settings, name)
             if path is not None and _is_open(path):

@@ -25,17 +25,18 @@ def diagnose(settings: Settings | None, unsafe: Unsafe, of_host: Host) -> Iterat
     ]
     yield from contradicting
     yield from host.open_files(settings)
-    yield from files.rights(settings, unsafe)
+    of_rights = list(files.rights(settings, unsafe))
+    yield from of_rights
     yield from files.client_api(settings, of_host.now)
     yield from files.kbs(settings, of_host.now)
     yield from files.audit(settings)
     yield from addresses.ports(settings, running=bool(running(settings.data_dir)))
     yield from data.directory(settings, unsafe)
     yield from data.space(settings)
-    yield from asyncio.run(data.seal(settings))
+    yield from _new(asyncio.run(data.seal(settings)), of_rights)
     of_engines = asyncio.run(engines.engines(settings, unsafe))
     of_decisions = asyncio.run(data.decisions(settings, unsafe, of_host.now))
-    yield from _new(of_engines, contradicting)
+    yield from _new(of_engines, [*contradicting, *of_rights])
     yield from _new(of_decisions, [*contradicting, *of_engines])
 
 
