@@ -6,7 +6,6 @@ Exit status 1 if a step fails or two builds differ.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tools.archives import repack, sha256
 from tools.image import statements
 from tools.image.build import NAME, ROOT, Failed, Tools, require
 from verdictd_py import __version__
@@ -69,10 +69,9 @@ def _build(options: argparse.Namespace, tools: Tools) -> None:
         bases |= _base(tools, base, options.base)
         _write_bill(options.output, tools, tag, arch, digest)
         tools.run("buildah", "manifest", "add", _list(tools), tag)
-    tools.run(
-        *("buildah", "manifest", "push", "--all", _list(tools)),
-        f"oci-archive:{options.output / f'{NAME}-{__version__}.oci.tar'}",
-    )
+    both = options.output / f"{NAME}-{__version__}.oci.tar"
+    tools.run("buildah", "manifest", "push", "--all", _list(tools), f"oci-archive:{both}")
+    repack(both, tools.epoch)  # buildah writes the times of this run
     commit = _git("rev-parse", "HEAD")
     statement = statements.provenance(
         subjects,
@@ -80,7 +79,7 @@ def _build(options: argparse.Namespace, tools: Tools) -> None:
         materials={
             f"git+file:verdictd-py@{_revision()}": {"gitCommit": commit},
             **bases,
-            **{f"file:{name}": {"sha256": _sha256(ROOT / name)} for name in LOCKS},
+            **{f"file:{name}": {"sha256": sha256(ROOT / name)} for name in LOCKS},
         },
         builder=tools.run("buildah", "--version"),
     )
@@ -134,13 +133,8 @@ def _write_bill(output: Path, tools: Tools, tag: str, arch: str, digest: str) ->
 
 def _write_sums(output: Path) -> None:
     files = sorted(file for file in output.iterdir() if file.name != "SHA256SUMS")
-    lines = [f"{_sha256(file)}  {file.name}\n" for file in files]
+    lines = [f"{sha256(file)}  {file.name}\n" for file in files]
     (output / "SHA256SUMS").write_text("".join(lines))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _epoch() -> int:
