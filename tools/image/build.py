@@ -81,13 +81,16 @@ class Tools:
         return name
 
     def pulled(self, base: str, arch: str) -> str:
-        """Fetch a base; return its identifier.
+        """Fetch a base; return its name in the storage of this run.
 
         Args:
             base: as buildah names images, `oci-archive:FILE` too; `{arch}` stands for `arch`.
         """
         reference = base.replace("{arch}", arch)
-        return self.run("buildah", "pull", "-q", f"--arch={arch}", reference).splitlines()[-1]
+        pulled = self.run("buildah", "pull", "-q", f"--arch={arch}", reference).splitlines()[-1]
+        name = f"{DEBIAN_BASE}:{arch}"
+        self.run("buildah", "tag", pulled, name)
+        return name
 
     def image(self, tag: str, arch: str, base: str | None, labels: Sequence[str]) -> None:
         """Build the image from the files of the checkout that git knows."""
