@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from typing import Final
 import pytest
 
 from tests.support.chart import require_helm
-from tools.bundle.__main__ import main
+from tools.bundle.__main__ import main, revision
 
 KEYS: Final = {
     "ed25519": ("-algorithm", "ed25519"),
@@ -306,7 +307,7 @@ def test_an_image_of_another_commit_is_no_part(
     image.mkdir()
     (image / "provenance.intoto.json").write_text(
         '{"predicate": {"buildDefinition": {"resolvedDependencies": ['
-        '{"digest": {"gitCommit": "0000"}}, {"digest": {"sha256": "00"}}]}}}'
+        '{"uri": "git+file:verdictd-py@0000"}, {"uri": "file:Containerfile"}]}}}'
     )
     assert main(options) == 1
     assert "is of another commit" in capsys.readouterr().err
@@ -325,3 +326,27 @@ def test_the_chart_is_what_helm_reads_and_the_same_each_time(tmp_path: Path) -> 
         (helm, "show", "chart", str(chart)), capture_output=True, text=True, check=True
     )
     assert "name: verdictd-py" in shown.stdout
+
+
+def test_an_image_of_this_commit_is_a_part_unless_it_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "image"
+    image.mkdir()
+    uri = f"git+file:verdictd-py@{revision()}"
+    materials = [{"uri": uri, "digest": {"gitCommit": "0000"}}]
+    statement = {"predicate": {"buildDefinition": {"resolvedDependencies": materials}}}
+    (image / "provenance.intoto.json").write_text(json.dumps(statement))
+    (image / "verdictd-py.oci.tar").write_bytes(b"image")
+    (image / "note").write_text("not listed, so not copied")
+    listed = ("provenance.intoto.json", "verdictd-py.oci.tar")
+    sums = subprocess.run(("sha256sum", *listed), cwd=image, capture_output=True, check=True)
+    (image / "SHA256SUMS").write_bytes(sums.stdout)
+    options = ["--only", "image", "--output", str(tmp_path), "--image", str(image)]
+    assert main(options) == 0
+    (archive,) = tmp_path.glob("*.tar")
+    found = {file.name for file in (unpacked(archive) / "image").iterdir()}
+    assert found == {*listed, "SHA256SUMS"}
+    (image / "verdictd-py.oci.tar").write_bytes(b"other")
+    assert main(options) == 1
+    assert "is damaged; run './dev image'" in capsys.readouterr().err

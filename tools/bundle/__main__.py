@@ -39,9 +39,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="verdictd-py-bundle-", dir=options.output) as work:
         place = Path(work) / name
         place.mkdir()
-        source = parts.Source(
-            options.arch, options.image, options.openpgp, _git("rev-parse", "HEAD")
-        )
+        source = parts.Source(options.arch, options.image, options.openpgp, revision())
         try:
             for part in chosen:
                 (place / part).mkdir()
@@ -110,7 +108,7 @@ def _names(text: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
 def _describe(place: Path, chosen: list[str], source: parts.Source) -> None:
     """Write the file that says what the bundle is. Its first line is what the script prints."""
     lines = (
-        f"verdictd-py {__version__} commit {source.commit}",
+        f"verdictd-py {__version__} commit {source.revision}",
         f"parts: {', '.join(chosen)}",
         f"architectures: {', '.join(source.architectures)}",
     )
@@ -118,6 +116,12 @@ def _describe(place: Path, chosen: list[str], source: parts.Source) -> None:
     script = place / VERIFY.name
     script.write_bytes(VERIFY.read_bytes())
     script.chmod(0o755)
+
+
+def revision() -> str:
+    """Return the commit of the checkout; with `-changed` if files differ from it."""
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return _git("rev-parse", "HEAD") + ("-changed" if changed else "")
 
 
 def _git(*words: str) -> str:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tools.archives import repack
 from tools.packages.__main__ import build
@@ -33,13 +33,13 @@ class Source:
         architectures: of packages and wheels, as Debian names them.
         image: directory that `./dev image` wrote.
         openpgp: file with the secret key that signs packages; None for no signature.
-        commit: of the checkout.
+        revision: commit of the checkout; with `-changed` if files differ from it.
     """
 
     architectures: tuple[str, ...]
     image: Path
     openpgp: Path | None
-    commit: str
+    revision: str
 
 
 def _image(place: Path, source: Source) -> None:
@@ -48,7 +48,7 @@ def _image(place: Path, source: Source) -> None:
     remedy = "run './dev image', or leave the part out with --without image"
     if not statement.is_file():
         raise Missing(f"{source.image} has no image; {remedy}")
-    if source.commit not in _commits(json.loads(statement.read_text())):
+    if f"git+file:verdictd-py@{source.revision}" not in _materials(statement):
         raise Missing(f"the image in {source.image} is of another commit; {remedy}")
     for line in (source.image / "SHA256SUMS").read_text().splitlines():
         name = line.partition("  ")[2]
@@ -65,13 +65,9 @@ def _image(place: Path, source: Source) -> None:
         raise Missing(f"the image in {source.image} is damaged; {remedy}")
 
 
-def _commits(statement: Mapping[str, Any]) -> list[str]:
-    definition = statement["predicate"]["buildDefinition"]
-    return [
-        material["digest"]["gitCommit"]
-        for material in definition["resolvedDependencies"]
-        if "gitCommit" in material["digest"]
-    ]
+def _materials(statement: Path) -> list[str]:
+    definition = json.loads(statement.read_text())["predicate"]["buildDefinition"]
+    return [material["uri"] for material in definition["resolvedDependencies"]]
 
 
 def _chart(place: Path, _: Source) -> None:
