@@ -41,7 +41,7 @@ while read -r verb arguments; do
   esac
   steps=$((steps + 1))
 done < <(sed -n '/ AS build$/,/^FROM /p' "$checkout/Containerfile") # never the stage `root`, which removes files
-[ "$steps" -ge 11 ]
+[ "$steps" -ge 12 ]
 [ ! -e "$work/venv/bin/pip" ]
 
 cd "$work"
@@ -57,12 +57,17 @@ mapfile -t settings < <(sed -n 's/^ENV \(VERDICTD_.*\)/\1/p' "$checkout/Containe
 [ "${#settings[@]}" -eq 3 ]
 mapfile -t entry < <(sed -n 's/^ENTRYPOINT \["\(.*\)"\]$/\1/p' "$checkout/Containerfile")
 mkfifo "$work/events"
-env "${settings[@]}" timeout 60 "$work/venv/bin/${entry[0]}" > "$work/events" 2>&1 &
+env "${settings[@]}" XDG_CACHE_HOME="$work/empty" timeout 60 "$work/venv/bin/${entry[0]}" > "$work/events" 2>&1 &
 daemon=$!
 started=
 while read -r line; do
+  echo "$line" >> "$work/log.events"
   [[ $line == *daemon.started* ]] && started=$line && kill -TERM "$daemon"
 done < "$work/events"
+[ "$(id -u)" -ne 0 ] || ! grep -q 'compiling the policy engine' "$work/log.events" || {
+  echo "containerfile: the compiled policy engine of the image was not used" >&2
+  exit 1
+}
 wait "$daemon" # not 0 unless it drained and ended by itself
 [[ $started == *'listen="0.0.0.0:'*"client_api=\"unix:$work/client-api.sock\""* ]]
 echo "containerfile: its build stage and its entry point give a running broker"

@@ -43,6 +43,14 @@ def test_pip_installs_only_files_with_a_known_digest() -> None:
         assert "--only-binary :all:" in line
 
 
+def test_the_policy_engine_is_compiled_from_the_installed_program() -> None:
+    """Without -I it is that of the sources, which no image contains. See containerfile.sh, too."""
+    setup = (ROOT / "tools" / "packages" / "files" / "setup").read_text()
+    for text in (RECIPE, setup):
+        (line,) = (one for one in text.splitlines() if "precompile()" in one)
+        assert '/bin/python" -I -c "' in line or "/bin/python -I -c " in line
+
+
 def test_the_build_backend_has_a_lock() -> None:
     lock = (ROOT / "requirements-build.lock").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -11,6 +11,7 @@ from wasmtime import Config, Engine, wat2wasm
 
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import instances, native
+from verdictd_py.policy.engine import CompiledPolicy
 
 CODE = bytes(wat2wasm('(module (func (export "f") (result i32) (i32.const 7)))'))
 OTHER = bytes(wat2wasm('(module (func (export "f") (result i32) (i32.const 666)))'))
@@ -29,6 +30,24 @@ def load(code: bytes = CODE) -> bool:
     module = native.load(engine, code, reported.append)
     assert [export.name for export in module.exports] == ["f"]
     return bool(reported)
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Code as an image has it; the cache of the user is a file, so that it stores nothing."""
+    (tmp_path / "cache").write_bytes(b"no directory")
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    place = tmp_path / "package"
+    place.mkdir(mode=0o755)
+    monkeypatch.setattr(native, "_PACKAGED", place)
+    monkeypatch.setattr(native, "_ROOT", os.geteuid())  # these tests need not be root's
+    return native.store_packaged(for_any_processor(), Engine(Config()), CODE)
+
+
+def for_any_processor() -> Engine:
+    config = Config()
+    config.target = native.target()
+    return Engine(config)
 
 
 def stored(cache: Path) -> Path:
@@ -183,3 +202,81 @@ def test_a_user_without_a_home_compiles_each_time(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     assert load()
     assert load()
+
+
+def test_code_in_the_package_is_loaded_by_every_user(packaged: Path) -> None:
+    assert packaged.stat().st_mode & 0o777 == 0o644
+    assert not load()
+    assert load(OTHER)
+
+
+def test_code_in_the_package_is_the_same_whenever_it_is_compiled(packaged: Path) -> None:
+    first = packaged.read_bytes()
+    packaged.unlink()
+    assert native.store_packaged(for_any_processor(), Engine(Config()), CODE) == packaged
+    assert packaged.read_bytes() == first
+
+
+def test_code_in_the_package_does_not_depend_on_the_processor(
+    packaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_processor", lambda: "flags: another")
+    assert not load()
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_code_in_the_package_that_others_can_write_is_not_used(packaged: Path, mode: int) -> None:
+    packaged.chmod(mode)
+    assert load()
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
+def test_a_package_that_others_can_write_is_not_used(packaged: Path, mode: int) -> None:
+    packaged.parent.chmod(mode)
+    assert load()
+    with pytest.raises(PermissionError, match="another user can write there"):
+        native.store_packaged(for_any_processor(), Engine(Config()), CODE)
+
+
+def test_code_in_the_package_of_another_user_than_root_is_not_used(
+    packaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even of the broker's own user: a broker that was taken over must not persist there."""
+    monkeypatch.setattr(native, "_ROOT", os.geteuid() + 1)
+    assert load()
+
+
+def test_only_root_s_code_in_the_package_is_used() -> None:
+    assert native._ROOT == 0
+
+
+def test_a_link_in_the_package_is_not_followed(packaged: Path) -> None:
+    elsewhere = packaged.with_name("elsewhere")
+    packaged.rename(elsewhere)
+    packaged.symlink_to(elsewhere)
+    assert load()
+
+
+@pytest.mark.parametrize("length", [0, 31, 1000, -1])
+def test_truncated_code_in_the_package_is_not_used(packaged: Path, length: int) -> None:
+    packaged.write_bytes(packaged.read_bytes()[:length])
+    assert load()
+
+
+def test_code_in_the_package_that_the_loader_refuses_is_not_stored_silently(packaged: Path) -> None:
+    other = Config()
+    other.consume_fuel = True
+    with pytest.raises(PolicyInvalid, match="cannot be loaded on this machine"):
+        native.store_packaged(for_any_processor(), Engine(other), CODE)
+
+
+def test_the_engine_for_any_processor_loads_and_decides(
+    packaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances, "_LOADED", [])
+    instances.precompile()
+    reported: list[str] = []
+    instances.prepare(reported.append)
+    assert not reported
+    policy = CompiledPolicy.compile("package policy\nallow if input.a == 1", "{}")
+    assert [policy.evaluate({"a": a}).allow for a in (1, 2)] == [True, False]

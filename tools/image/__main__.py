@@ -6,7 +6,6 @@ Exit status 1 if a step fails or two builds differ.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tools.archives import repack, sha256
 from tools.image import statements
 from tools.image.build import NAME, ROOT, Failed, Tools, require
 from verdictd_py import __version__
@@ -33,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--base",
         metavar="IMAGE",
-        help=f"base in the local storage; {DEBIAN}: build it with mmdebstrap "
-        "(that of the Containerfile, by digest)",
+        help=f"{DEBIAN}: built with mmdebstrap; or an image as buildah pulls it, such as "
+        "oci-archive:base-{arch}.tar (that of the Containerfile, by digest)",
     )
     parser.add_argument("--twice", action="store_true", help="build again, and compare the digests")
     options = parser.parse_args(argv)
@@ -55,7 +55,7 @@ def _build(options: argparse.Namespace, tools: Tools) -> None:
     subjects: dict[str, str] = {}
     bases: dict[str, dict[str, str]] = {}
     for arch in options.arch.split(","):
-        base = tools.debian(arch) if options.base == DEBIAN else options.base
+        base = _chosen_base(tools, options.base, arch)
         tag = f"localhost/{NAME}:{arch}"
         tools.image(tag, arch, base, labels)
         digest = tools.digest(tag)
@@ -66,13 +66,12 @@ def _build(options: argparse.Namespace, tools: Tools) -> None:
             tools.image(f"{tag}-again", arch, base, labels)
             _compare(digest, tools.digest(f"{tag}-again"))
         subjects[f"{NAME}:{__version__}-{arch}"] = digest
-        bases |= _base(tools, base)
+        bases |= _base(tools, base, options.base)
         _write_bill(options.output, tools, tag, arch, digest)
         tools.run("buildah", "manifest", "add", _list(tools), tag)
-    tools.run(
-        *("buildah", "manifest", "push", "--all", _list(tools)),
-        f"oci-archive:{options.output / f'{NAME}-{__version__}.oci.tar'}",
-    )
+    both = options.output / f"{NAME}-{__version__}.oci.tar"
+    tools.run("buildah", "manifest", "push", "--all", _list(tools), f"oci-archive:{both}")
+    repack(both, tools.epoch)  # buildah writes the times of this run
     commit = _git("rev-parse", "HEAD")
     statement = statements.provenance(
         subjects,
@@ -80,7 +79,7 @@ def _build(options: argparse.Namespace, tools: Tools) -> None:
         materials={
             f"git+file:verdictd-py@{_revision()}": {"gitCommit": commit},
             **bases,
-            **{f"file:{name}": {"sha256": _sha256(ROOT / name)} for name in LOCKS},
+            **{f"file:{name}": {"sha256": sha256(ROOT / name)} for name in LOCKS},
         },
         builder=tools.run("buildah", "--version"),
     )
@@ -88,10 +87,18 @@ def _build(options: argparse.Namespace, tools: Tools) -> None:
     _write_sums(options.output)
 
 
-def _base(tools: Tools, base: str | None) -> dict[str, dict[str, str]]:
+def _chosen_base(tools: Tools, chosen: str | None, arch: str) -> str | None:
+    """Return the base in the storage of this run; None for that of the Containerfile."""
+    if chosen is None:
+        return None
+    return tools.debian(arch) if chosen == DEBIAN else tools.pulled(chosen, arch)
+
+
+def _base(tools: Tools, base: str | None, chosen: str | None) -> dict[str, dict[str, str]]:
     """Return the digest of a base by its name; None stands for the base of the Containerfile."""
     if base is not None:
         digest = tools.run("buildah", "images", "--format={{.Digest}}", base)
+        base = base if chosen == DEBIAN else chosen
     else:
         found = re.search(r"^ARG BASE=(.+)@(sha256:.+)$", (ROOT / LOCKS[0]).read_text(), re.M)
         if found is None:
@@ -126,13 +133,8 @@ def _write_bill(output: Path, tools: Tools, tag: str, arch: str, digest: str) ->
 
 def _write_sums(output: Path) -> None:
     files = sorted(file for file in output.iterdir() if file.name != "SHA256SUMS")
-    lines = [f"{_sha256(file)}  {file.name}\n" for file in files]
+    lines = [f"{sha256(file)}  {file.name}\n" for file in files]
     (output / "SHA256SUMS").write_text("".join(lines))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _epoch() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -63,6 +64,8 @@ class Tools:
     def debian(self, arch: str) -> str:
         """Build a base from Debian's packages; return its name. For sites without a registry."""
         require("mmdebstrap")
+        if arch != _own_architecture():
+            require("arch-test")  # with it, mmdebstrap finds out whether programs of arm64 run
         name = f"{DEBIAN_BASE}:{arch}"
         archive = self.work / f"base-{arch}.tar"
         self.run(
@@ -75,6 +78,18 @@ class Tools:
         timestamp = f"--timestamp={self.epoch}"
         self.run("buildah", "commit", "-q", timestamp, "--rm", container, name)
         archive.unlink()
+        return name
+
+    def pulled(self, base: str, arch: str) -> str:
+        """Fetch a base; return its name in the storage of this run.
+
+        Args:
+            base: as buildah names images, `oci-archive:FILE` too; `{arch}` stands for `arch`.
+        """
+        reference = base.replace("{arch}", arch)
+        pulled = self.run("buildah", "pull", "-q", f"--arch={arch}", reference).splitlines()[-1]
+        name = f"{DEBIAN_BASE}:{arch}"
+        self.run("buildah", "tag", pulled, name)
         return name
 
     def image(self, tag: str, arch: str, base: str | None, labels: Sequence[str]) -> None:
@@ -135,6 +150,11 @@ class Tools:
             return (mounted / path).read_text(encoding="utf-8", errors="replace")
         finally:
             self.run("buildah", "rm", container)
+
+
+def _own_architecture() -> str:
+    machine = platform.machine()
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
 def require(program: str) -> None:

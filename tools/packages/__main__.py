@@ -27,15 +27,25 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     os.environ.setdefault("SOURCE_DATE_EPOCH", _commit_time())
     options.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as made:
-        place = Path(made)
-        wheels = collect(options.arch, place / "built", ROOT / ".cache" / "packages")
-        config = stage(place / "root", wheels, options.arch, options.sign)
-        for kind in ("deb", "rpm"):
-            _nfpm("package", "-f", str(config), "-p", kind, "-t", str(options.output))
+    build(options.arch, options.output, options.sign)
     for file in sorted(options.output.glob("verdictd-py*")):
         print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def build(arch: str, output: Path, key: Path | None) -> None:
+    """Build both packages of an architecture. `SOURCE_DATE_EPOCH` is in the environment.
+
+    Args:
+        output: an existing directory.
+        key: file with the OpenPGP secret key that signs them; None for no signature.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        wheels = collect(arch, place / "built", ROOT / ".cache" / "packages")
+        config = stage(place / "root", wheels, arch, key)
+        for kind in ("deb", "rpm"):
+            _nfpm("package", "-f", str(config), "-p", kind, "-t", str(output))
 
 
 def _commit_time() -> str:
@@ -46,7 +56,7 @@ def _commit_time() -> str:
 def _nfpm(*arguments: str) -> None:
     # nfpm is not among the developers' packages: `./dev packages` installs it into .cache.
     program = ROOT / ".cache" / "packages" / "nfpm" / "bin" / "nfpm"
-    subprocess.run([program, *arguments], check=True)
+    subprocess.run([program, *arguments], stdout=subprocess.DEVNULL, check=True)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,12 @@ def _download(lock: Path, python: str, machine: str, place: Path) -> None:
 
 def _project(place: Path) -> None:
     build = ("build", "--no-isolation", "--wheel", "--outdir", str(place), str(ROOT))
-    subprocess.run([sys.executable, "-m", *build], stdout=subprocess.DEVNULL, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *build], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="", file=sys.stderr)
+        done.check_returncode()
 
 
 def _pip(*arguments: str) -> None:

@@ -62,6 +62,7 @@ def _outside(page: str, packages: Path) -> int:
         programs = ", ".join(lacking)
         print(f"walk: {page} needs {programs}: bash .ci/run installs them", file=sys.stderr)
         return 1
+    standins.fill_caches((ROOT / page).read_text(encoding="utf-8"), ROOT)
     with tempfile.TemporaryDirectory(prefix="verdictd-py-walk-") as private:
         command = [sys.executable, "-m", "tools.walk", page, "--inside", private]
         return sandbox.enter([*command, "--packages", str(packages)])

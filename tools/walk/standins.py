@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from pathlib import Path
 from threading import Thread
@@ -27,7 +28,11 @@ from tests.peers import oci
 from tests.support.command import OUR_VARIABLES
 
 HOSTS: Final = ("registry-1.docker.io", "index.docker.io", "docker.io", "kbs", "broker.example")
-PROGRAMS: Final = {"skopeo": ("ocicopy", "docker-registry"), "cosign": ("cosign",)}
+PROGRAMS: Final = {
+    "skopeo": ("ocicopy", "docker-registry"),
+    "cosign": ("cosign",),
+    "./dev bundle": ("helm",),
+}
 """Program of a page -> what stands in for it, and must be there."""
 
 _BUILD_TOOLS: Final = re.compile(
@@ -74,6 +79,19 @@ def download(checkout: Path) -> Path:
         subprocess.run([*pip, "download", *options, "--requirement", str(wanted)], check=True)
     (directory / "complete").touch()
     return directory
+
+
+def fill_caches(page: str, checkout: Path) -> None:
+    """Run the page's `./dev bundle` once with a network, so that it works without one.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    found = re.search(r"^\$ \./dev bundle .*?--arch (\S+) --only (\S+)", page, re.MULTILINE)
+    if found is not None:
+        with tempfile.TemporaryDirectory() as output:
+            command = ("./dev", "bundle", "--arch", found[1], "--only", found[2])
+            subprocess.run([*command, "--output", output], cwd=checkout, check=True)
 
 
 def environment(private: Path, packages: Path, path: str) -> dict[str, str]:

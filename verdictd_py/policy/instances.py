@@ -12,6 +12,7 @@ import resource
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
@@ -157,8 +158,35 @@ def _engine(report: Callable[[str], None] = lambda _: None) -> tuple[Engine, Mod
 _LOADED: Final[list[tuple[Engine, Module]]] = []
 
 
+def precompile() -> Path:
+    """Store the compiled engine in the package, and return its path. Any processor can run it.
+
+    Build steps of images call it as root, so that no start of a container compiles.
+
+    Raises:
+        OSError: the package cannot be written.
+        PolicyInvalid: the engine cannot be compiled, or the code cannot be loaded here.
+    """
+    return native.store_packaged(_new_engine(native.target()), _new_engine(), _code())
+
+
 def _load(report: Callable[[str], None]) -> tuple[Engine, Module]:
+    engine = _new_engine()
+    module = native.load(engine, _code(), report)
+    if not {export.name for export in module.exports} >= _EXPORTS:
+        raise PolicyInvalid("engine.wasm is not the policy engine; install the package again")
+    return engine, module
+
+
+def _new_engine(target: str | None = None) -> Engine:
+    """Return an engine; its settings decide which compiled code it loads.
+
+    Args:
+        target: what it compiles for; None for this processor.
+    """
     config = Config()
+    if target is not None:
+        config.target = target
     config.consume_fuel = True
     config.parallel_compilation = False  # its threads hung under a low ulimit -v
     config.max_wasm_stack = STACK_BYTES
@@ -167,13 +195,9 @@ def _load(report: Callable[[str], None]) -> tuple[Engine, Module]:
     config.memory_reservation_for_growth = 0
     config.memory_guard_size = 64 * 1024
     try:
-        engine = Engine(config)
+        return Engine(config)
     except WasmtimeError as error:
         raise PolicyInvalid(_no_address_space()) from error
-    module = native.load(engine, _code(), report)
-    if not {export.name for export in module.exports} >= _EXPORTS:
-        raise PolicyInvalid("engine.wasm is not the policy engine; install the package again")
-    return engine, module
 
 
 @cache
