@@ -1,4 +1,4 @@
-"""The command line: `./dev packages [--arch ARCH] [--output DIR] [--sign KEY]`."""
+"""The command line: `./dev packages [--arch ARCH] [--output DIR] [--sign KEY] [--version TEXT]`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tools.packages.stage import stage
 from tools.packages.wheels import ARCHITECTURES, ROOT, collect
+from verdictd_py import __version__
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,13 +25,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--arch", choices=ARCHITECTURES, default="amd64")
     parser.add_argument("--output", type=Path, default=ROOT / ".cache" / "packages" / "dist")
     parser.add_argument("--sign", type=Path, metavar="KEY", help="OpenPGP secret key, armored")
+    parser.add_argument(
+        "--version", default=__version__, help="another one, to try upgrades (%(default)s)"
+    )
     options = parser.parse_args(argv)
     os.environ.setdefault("SOURCE_DATE_EPOCH", _commit_time())
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as made:
         place = Path(made)
-        wheels = collect(options.arch, place / "built", ROOT / ".cache" / "packages")
-        config = stage(place / "root", wheels, options.arch, options.sign)
+        wheels = collect(
+            options.arch, place / "built", ROOT / ".cache" / "packages", options.version
+        )
+        config = stage(place / "root", wheels, options.arch, options.sign, options.version)
         for kind in ("deb", "rpm"):
             _nfpm("package", "-f", str(config), "-p", kind, "-t", str(options.output))
     for file in sorted(options.output.glob("verdictd-py*")):

@@ -217,16 +217,20 @@ def notify_reload(machine: Machine) -> Iterator[Row]:
     if version < _NOTIFY_RELOAD:
         yield Row.skipped(case, f"systemd {version}; {_NOTIFY_RELOAD} has it")
         return
+    settings = machine.root / CONFIG
     with machine.changed(*command_line(), "Type=notify-reload", "ExecReload="):
         started = machine.systemctl("start", SERVICE)
-        with machine.lines() as lines:
-            reloaded = machine.systemctl("reload", SERVICE)
-            yield judge(
-                case,
-                "daemon.reloaded before it returns",
-                unless(started and reloaded, "failed"),
-                unless(_has(lines, "daemon.reloaded"), "does not wait"),
-            )
+        settings.write_text(f"{SETTINGS}max_connections = none\n")
+        reloaded = machine.systemctl("reload", SERVICE)
+        # The broker sends the result with READY=1. Its log is no proof: journald reads it later.
+        status = machine.show("StatusText")
+        settings.write_text(SETTINGS)
+        yield judge(
+            case,
+            "the result is known when it returns",
+            unless(started and reloaded, "failed"),
+            unless("the last reload failed" in status, f"does not wait: {status}"),
+        )
 
 
 def watchdog(machine: Machine) -> Iterator[Row]:
