@@ -124,8 +124,15 @@ def _nfpm(root: Path, arch: str, key: Path | None, version: str) -> dict[str, An
         "contents": contents,
         "scripts": {name: str(FILES / file) for name, file in scripts.items()},
         "overrides": {
-            "deb": {"depends": [pythons, "libc6 (>= 2.28)"]},
-            "rpm": {"depends": ["glibc >= 2.28", "(python3 >= 3.11 or python3.11 or python3.12)"]},
+            "deb": {"depends": [pythons, "libc6 (>= 2.28)", "libgcc-s1", "libstdc++6"]},
+            "rpm": {
+                "depends": [
+                    "glibc >= 2.28",
+                    "libgcc",
+                    "libstdc++",
+                    "(python3 >= 3.11 or python3.11 or python3.12)",
+                ]
+            },
         },
         "deb": {
             "compression": "gzip",

@@ -16,7 +16,7 @@ from typing import Final
 
 from tools.systemd.cases import CASES, judge, prepare, unless
 from tools.systemd.machine import Machine
-from tools.systemd.minimal import minimal
+from tools.systemd.minimal import minimal, rpm
 from tools.systemd.packages import PACKAGE_CASES, Packages
 from tools.systemd.tree import MIRROR, Tree, build_wheel
 from tools.systemd.variants import VARIANTS
@@ -107,6 +107,8 @@ def _run_all(
             if packages is not None:
                 root = directory / f"{suite}-package"
                 yield from _reported(root, suite, partial(_packages, mirror, packages))
+                root = directory / f"{suite}-rpm"
+                yield from _reported(root, suite, partial(_rpm, mirror, packages))
 
 
 def _reported(
@@ -133,6 +135,12 @@ def _packages(mirror: str, packages: Packages, tree: Tree, log: Path) -> Iterato
     with Machine(tree.root, log.with_suffix(".console")) as machine:
         for case in PACKAGE_CASES:
             yield from case(machine, packages)
+
+
+def _rpm(mirror: str, packages: Packages, tree: Tree, log: Path) -> Iterator[Row]:
+    del log
+    tree.make(mirror)
+    yield from rpm(tree, packages)
 
 
 def _units(mirror: str, wheel: Path, tree: Tree, log: Path) -> Iterator[Row]:

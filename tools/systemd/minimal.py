@@ -1,13 +1,15 @@
-"""The package in a minimal Debian without systemd and network: what it needs of the system."""
+"""The packages in a minimal Debian without systemd and network: what they need of the system."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import Final
 
-from tools.systemd.cases import judge, unless
-from tools.systemd.packages import Packages
+from tools.systemd.cases import CONFIG, judge, unless
+from tools.systemd.packages import NEWER, Packages
 from tools.systemd.tree import Tree
 from tools.torture.scenario import Row
 
@@ -22,18 +24,16 @@ from pathlib import Path
 from pkgutil import walk_packages
 
 import verdictd_py
+from verdictd_py.cli.programs import command_lines
 
 bad, commands, modules = [], 0, 0
 for program in ("verdictd-py", "verdict-py"):
-    text = subprocess.run([program, "--help"], capture_output=True, text=True).stdout
-    names = re.findall(rf"^ +{program} ([a-z-]+)", text, re.MULTILINE) or re.findall(
-        r"^    ([a-z-]+) +[A-Za-z]", text, re.MULTILINE)
-    for words in ([program], *([program, name] for name in names)):
+    for words in (line.words for line in command_lines(program)):
         done = subprocess.run([*words, "--help"], capture_output=True, text=True)
         commands += 1
         if done.returncode != 0 or "Traceback" in done.stderr:
             bad.append(f"{' '.join(words)}: {done.stderr[-200:]}")
-extras = {"asyncpg", "valkey", "pkcs11", "pyrage", "cbor2"}
+extras = {"psycopg", "psycopg_pool", "valkey", "pkcs11", "pyrage", "opentelemetry"}
 for found in walk_packages(verdictd_py.__path__, "verdictd_py."):
     modules += 1
     try:
@@ -71,7 +71,7 @@ def minimal(tree: Tree, packages: Packages) -> Iterator[Row]:
     yield judge(
         f"{case}every command starts",
         f"{commands} commands, {modules} modules",
-        unless(commands > 20, "commands are missing"),
+        unless(commands > 40, "commands are missing"),
         *bad[:3],
     )
     foreign = [path for path in used if not path.startswith("/usr/lib/verdictd-py/")]
@@ -86,7 +86,8 @@ def minimal(tree: Tree, packages: Packages) -> Iterator[Row]:
         *(f"needs {name}" for name in sorted(owners - {*ALLOWED})),
     )
     served = tree.run("verdictd-py", "demo", "--exit", network=False)
-    yield judge(f"{case}`verdictd-py demo`", "", unless(served.returncode == 0, served.stderr))
+    demo = f"{case}`verdictd-py demo`"
+    yield judge(demo, "guests get their secrets", unless(served.returncode == 0, served.stderr))
     purged = tree.run("dpkg", "--purge", "verdictd-py", network=False)
     left = [path for path in ("usr/lib/verdictd-py", "usr/bin/verdict-py") if tree.has(path)]
     yield judge(
@@ -94,4 +95,48 @@ def minimal(tree: Tree, packages: Packages) -> Iterator[Row]:
         "leaves no program",
         unless(purged.returncode == 0, purged.stderr),
         *left,
+    )
+
+
+def rpm(tree: Tree, packages: Packages) -> Iterator[Row]:
+    """Install, upgrade and erase the rpm in a scratch root. Its Python is Debian's."""
+    case = "scratch root: `rpm "
+    if shutil.which("rpm") is None:
+        yield Row.skipped(f"{case}-i`", "this host has no rpm; on Debian: apt-get install rpm")
+        return
+    settings, key = tree.root / CONFIG, tree.root / "var/lib/verdictd-py/keys/default/key/1"
+
+    def run(*options: str) -> str:
+        # The dependencies are packages of RPM systems.
+        command = ["unshare", "--net", "rpm", "--root", str(tree.root), "--nodeps", *options]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        return (ended.stdout + ended.stderr).strip()
+
+    for option, file, version in (
+        ("-i", packages.current_rpm, packages.current.name.split("_")[1].rpartition("-")[0]),
+        ("-U", packages.newer_rpm, NEWER),
+    ):
+        written = run(option, str(file))
+        printed = tree.run("verdictd-py", "--version", network=False).stdout.strip()
+        served = tree.run("verdictd-py", "demo", "--exit", network=False)
+        yield judge(
+            f"{case}{option}`, no network",
+            printed,
+            written,
+            unless(printed.endswith(version), f"not {version}"),
+            unless(served.returncode == 0, served.stderr.strip()[-200:]),
+            unless(settings.exists(), "no settings"),
+            unless(option == "-i" or "# mine" in settings.read_text(), "settings changed"),
+        )
+        settings.write_text("# mine\n" + settings.read_text())
+        key.parent.mkdir(parents=True, exist_ok=True)
+        key.write_bytes(bytes(32))
+    written = run("-e", "verdictd-py")
+    yield judge(
+        f"{case}-e`",
+        "keys and settings stay",
+        unless("/var/lib/verdictd-py" in written, f"not said where: {written}"),
+        unless(key.exists(), "the key is gone"),
+        unless(settings.exists(), "the settings are gone"),
+        unless(not tree.has("usr/lib/verdictd-py"), "the program stays"),
     )

@@ -60,10 +60,12 @@ _NOT_NEWER: Final = f"ExecStartPre=/bin/sh -c 'readlink {_LIB}/environment | gre
 
 @dataclass(frozen=True)
 class Packages:
-    """Debian packages of the current version and of a newer one."""
+    """Packages of the current version and of a newer one: for dpkg, and for rpm."""
 
     current: Path
     newer: Path
+    current_rpm: Path
+    newer_rpm: Path
 
     @classmethod
     def build(cls, directory: Path, log: Path) -> Packages:
@@ -72,20 +74,20 @@ class Packages:
         Raises:
             subprocess.CalledProcessError: the build failed; the log has the reason.
         """
-        built: list[Path] = []
         for version in (__version__, NEWER):
-            output = directory / version
             command = (sys.executable, "-m", "tools.packages", "--version", version)
             with log.open("a") as lines:
                 subprocess.run(
-                    [*command, "--output", output],
+                    [*command, "--output", directory / version],
                     cwd=CHECKOUT,
                     stdout=lines,
                     stderr=lines,
                     check=True,
                 )
-            built += output.glob("*.deb")
-        return cls(*built)
+        patterns = (
+            f"{version}/*.{kind}" for kind in ("deb", "rpm") for version in (__version__, NEWER)
+        )
+        return cls(*(next(directory.glob(pattern)) for pattern in patterns))
 
     def copy(self, root: Path) -> None:
         """Copy them into a tree."""

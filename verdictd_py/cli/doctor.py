@@ -64,7 +64,9 @@ def build_parser() -> Parser:
         "guests. Nothing is started, changed or fetched. Give the options of the daemon.",
         "exit status: 0 all is in order, 1 warnings, 2 failures",
     )
-    parser.add_argument("--user", metavar="NAME", help="check as this user, a name or a number (root may name one)")
+    parser.add_argument(
+        "--user", metavar="NAME", help="check as this user, a name or a number (root may name one)"
+    )
     parser.add_argument(
         "--unit", metavar="FILE", type=Path, help="unit of systemd (the installed one)"
     )

@@ -12,6 +12,7 @@ from typing import Final
 
 from verdictd_py.config import UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.daemon.collateral import CollateralService
+from verdictd_py.daemon.diagnosis import paths
 from verdictd_py.daemon.diagnosis.finding import Finding, Result, refusal, summary, validity
 from verdictd_py.daemon.health import shortage
 from verdictd_py.daemon.readiness import Readiness
@@ -63,7 +64,11 @@ class _Collected:
 def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
     """Check the data directory, its rights and its content."""
     path = settings.data_dir.absolute()
-    if not path.exists():
+    if (closed := paths.barrier(path)) is not None:
+        text = f"this user cannot reach it, because it may not search {closed}; change its mode"
+        yield Finding("data", str(path), Result.FAILURE, text)
+        return
+    if not paths.exists(path):
         yield from _absent(path, unsafe)
         return
     owner = path.stat().st_uid
@@ -74,7 +79,7 @@ def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
         return
 
     def problems() -> Iterator[Finding]:
-        if not path.is_dir():
+        if not paths.is_directory(path):
             text = f"{path} is not a directory; choose another --data-dir"
             yield Finding("data", str(path), Result.FAILURE, text)
             return
@@ -83,7 +88,7 @@ def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
             yield Finding("data", str(path), Result.FAILURE, text)
             return
         opened = _Unchanged(path, unsafe_writable=unsafe.unsafe_writable_files)
-        present = [name for name in DIRECTORIES if (path / name).exists()]
+        present = [name for name in DIRECTORIES if paths.exists(path / name)]
         if problem := opened.fault(*present):
             yield Finding("data", str(path), Result.FAILURE, f"cannot use {problem}")
             return
@@ -103,8 +108,8 @@ def _name(user: int) -> str:
 
 def _absent(path: Path, unsafe: Unsafe) -> Iterator[Finding]:
     """Check that the start can create the data directory."""
-    above = next(parent for parent in path.parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    above = paths.first_existing(path.parents)
+    if not paths.is_directory(above) or not os.access(above, os.W_OK | os.X_OK):
         text = f"it does not exist, and this user cannot create it in {above}; create it"
         yield Finding("data", str(path), Result.FAILURE, text)
         return
@@ -157,7 +162,7 @@ def _written(settings: Settings) -> Iterator[Path]:
     if (sessions := settings.kbs_sessions_file) is not None:
         wanted.append(sessions.parent)
     for path in wanted:
-        yield next((one for one in (path, *path.absolute().parents) if one.exists()), Path("/"))
+        yield paths.first_existing((path, *path.absolute().parents))
 
 
 async def decisions(settings: Settings, unsafe: Unsafe, now: datetime) -> list[Finding]:
@@ -167,7 +172,8 @@ async def decisions(settings: Settings, unsafe: Unsafe, now: datetime) -> list[F
     database nothing is checked that it stores, because it is not contacted.
     """
     path = settings.data_dir.absolute()
-    exists = settings.store is None and path.is_dir() and os.access(path, os.R_OK | os.X_OK)
+    exists = settings.store is None and paths.is_directory(path)
+    exists = exists and os.access(path, os.R_OK | os.X_OK)
     opened = _Unchanged(path, unsafe_writable=True)  # who may write it is checked elsewhere
     collected = _Collected()
     try:
@@ -290,7 +296,7 @@ async def _policies(  # what the use cases are built from
         )
     except ConfigError as error:
         return [Finding("policies", "", Result.FAILURE, str(error))]
-    if not (settings.data_dir / "opa").is_dir():
+    if not paths.is_directory(settings.data_dir / "opa"):
         return [Finding("policies", "", Result.OK, "the first start writes the default policies")]
     standing = await Readiness(cases, collected).refresh()
     found = [

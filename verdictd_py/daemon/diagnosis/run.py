@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.contradictions import contradictions
@@ -24,19 +26,41 @@ def diagnose(settings: Settings | None, unsafe: Unsafe, of_host: Host) -> Iterat
         for name, text in contradictions(settings, unsafe)
     ]
     yield from contradicting
-    yield from host.open_files(settings)
-    yield from files.rights(settings, unsafe)
-    yield from files.client_api(settings, of_host.now)
-    yield from files.kbs(settings, of_host.now)
-    yield from files.audit(settings)
-    yield from addresses.ports(settings, running=bool(running(settings.data_dir)))
-    yield from data.directory(settings, unsafe)
-    yield from data.space(settings)
-    yield from asyncio.run(data.seal(settings))
+    for name, check in _checks(settings, unsafe, of_host):
+        yield from _examined(name, check)
     of_engines = asyncio.run(engines.engines(settings, unsafe))
-    of_decisions = asyncio.run(data.decisions(settings, unsafe, of_host.now))
     yield from _new(of_engines, contradicting)
-    yield from _new(of_decisions, [*contradicting, *of_engines])
+    known = [*contradicting, *of_engines]
+    of_decisions = partial(data.decisions, settings, unsafe, of_host.now)
+    yield from _new(_examined("policies", lambda: asyncio.run(of_decisions())), known)
+
+
+def _checks(
+    settings: Settings, unsafe: Unsafe, of_host: Host
+) -> Iterator[tuple[str, Callable[[], Iterable[Finding]]]]:
+    """Yield the checks of this host that are independent of each other, with their names."""
+    now = of_host.now
+    yield "descriptors", lambda: host.open_files(settings)
+    yield "rights", lambda: files.rights(settings, unsafe)
+    yield "tls", lambda: files.client_api(settings, now)
+    yield "tls", lambda: files.kbs(settings, now)
+    yield "audit", lambda: files.audit(settings)
+    on_data = bool(running(settings.data_dir))
+    yield "ports", lambda: addresses.ports(settings, running=on_data)
+    yield "data", lambda: data.directory(settings, unsafe)
+    yield "disk", lambda: data.space(settings)
+    yield "seal", lambda: asyncio.run(data.seal(settings))
+
+
+def _examined(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Yield the findings of a check; what it may not examine, or the disk cannot give, is one."""
+    try:
+        yield from check()
+    except OSError as error:
+        cause = (error.strerror or type(error).__name__).lower()
+        where = "" if error.filename is None else os.fsdecode(error.filename)
+        text = f"this user cannot examine {where or 'it'}: {cause}; change its owner or its mode"
+        yield Finding(name, where, Result.FAILURE, text)
 
 
 def _new(findings: Iterable[Finding], reported: Iterable[Finding]) -> Iterator[Finding]:
