@@ -6,11 +6,8 @@ import json
 import os
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -19,10 +16,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from tests.support.command import Run, environment, run, run_here
+from tests.support.command import Run, run, run_here
 from tests.support.documents import follows
 from tests.support.installation import NOW, PINNED, Installation, certificate, private, public
 from tests.support.kubernetes import Volume
+from tests.support.otherusers import python_of_every_user, with_libraries
 from tests.support.ratstls import collateral
 from verdictd_py import config
 from verdictd_py.cli import libraries
@@ -663,35 +661,6 @@ def test_for_people(installation: Installation) -> None:
     (line,) = [line for line in ended.stdout.decode().splitlines() if "failure" in line]
     assert line.split()[:2] == ["failure", "rights"]
     assert "chmod go-w" in line
-
-
-def with_libraries() -> dict[str, str]:
-    """Return an environment in which a Python of the same release has the libraries of this one."""
-    variables = environment()
-    libraries = (variables["PYTHONPATH"], sysconfig.get_path("purelib"))
-    return {**variables, "PYTHONPATH": os.pathsep.join(libraries)}
-
-
-def python_of_every_user() -> str:
-    """Return a Python of the release of this one that other users can run: this one, or a system's.
-
-    The Python of an environment can be below a home directory that only its owner can enter.
-    """
-    release = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (sys.executable, f"/usr/bin/{release}", f"/usr/local/bin/{release}"):
-        probe = (python, "-c", "import email.parser, OpenSSL, verdictd_py")
-        with suppress(OSError, subprocess.CalledProcessError):
-            subprocess.run(
-                probe,
-                check=True,
-                stderr=subprocess.DEVNULL,
-                env=with_libraries(),
-                user=65_534,
-                group=65_534,
-                extra_groups=[],
-            )
-            return python
-    pytest.skip("no Python of this release, or not this checkout, can be read by other users")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

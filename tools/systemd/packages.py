@@ -341,7 +341,11 @@ def _package_python(root: Path, python: Path) -> None:
     shutil.copytree(prefix / "lib", target / "lib", symlinks=True, ignore=ignored)
     (target / "bin").mkdir()
     shutil.copy(program, target / "bin" / program.name)
-    (stage / "usr/bin").mkdir(parents=True)
+    # The path in the program is that of this host; without it, the linker searches /usr/lib.
+    (stage / "usr/lib").mkdir(parents=True)
+    for library in (prefix / "lib").glob("libpython3.*.so.*"):
+        shutil.copy(library, stage / "usr/lib")
+    (stage / "usr/bin").mkdir()
     (stage / "usr/bin/python3").symlink_to(f"{_OTHER}/bin/{program.name}")
     (stage / "DEBIAN").mkdir()
     control = (

@@ -83,6 +83,10 @@ def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
             text = f"{path} is not a directory; choose another --data-dir"
             yield Finding("data", str(path), Result.FAILURE, text)
             return
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            text = f"the file system of {path} is mounted read-only; mount it with write access"
+            yield Finding("data", str(path), Result.FAILURE, text)
+            return
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             text = f"this user cannot read and write {path}; change its owner, or run as its owner"
             yield Finding("data", str(path), Result.FAILURE, text)
@@ -136,11 +140,15 @@ def space(settings: Settings) -> Iterator[Finding]:
     """Check that the file systems that the broker writes have space."""
 
     def problems() -> Iterator[Finding]:
+        file_systems: set[int] = set()
         for where in dict.fromkeys(_written(settings)):
             try:
-                status = os.statvfs(where)
+                device, status = where.stat().st_dev, os.statvfs(where)
             except OSError:
                 continue  # another check reports it
+            if device in file_systems:
+                continue
+            file_systems.add(device)
             free = status.f_bavail * status.f_frsize
             if problem := shortage(status):
                 text = f"{problem}; remove files there or enlarge the file system"
