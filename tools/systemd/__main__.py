@@ -18,6 +18,7 @@ from tools.systemd.cases import CASES, judge, prepare, unless
 from tools.systemd.machine import Machine
 from tools.systemd.minimal import minimal, rpm
 from tools.systemd.packages import PACKAGE_CASES, Packages
+from tools.systemd.pages import package, service
 from tools.systemd.tree import MIRROR, Tree, build_wheel
 from tools.systemd.variants import VARIANTS
 from tools.torture.scenario import FAILED, Row
@@ -133,7 +134,7 @@ def _packages(mirror: str, packages: Packages, tree: Tree, log: Path) -> Iterato
     tree.add_systemd()
     packages.copy(tree.root)
     with Machine(tree.root, log.with_suffix(".console")) as machine:
-        for case in PACKAGE_CASES:
+        for case in (package, *PACKAGE_CASES):
             yield from case(machine, packages)
 
 
@@ -163,6 +164,7 @@ def _units(mirror: str, wheel: Path, tree: Tree, log: Path) -> Iterator[Row]:
     with Machine(tree.root, log.with_suffix(".console")) as machine:
         system = machine.run("systemctl", "--version").stdout.splitlines()[0]
         yield judge("boot", system)
+        yield from service(machine)
         prepare(machine)
         for case in (*CASES, *VARIANTS):
             yield from case(machine)

@@ -25,6 +25,7 @@ from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.ports import Tees
 from verdictd_py.storage.access import problem_of_path
 from verdictd_py.storage.directory import Directory, Segments
+from verdictd_py.storage.documents import OPA
 from verdictd_py.storage.inspection import DIRECTORIES, Inspection
 from verdictd_py.storage.layout import require_own
 from verdictd_py.storage.stores import DirectoryCollateralStore
@@ -199,7 +200,9 @@ async def decisions(settings: Settings, unsafe: Unsafe, now: datetime) -> list[F
         return [Finding("collateral", "", Result.FAILURE, str(error))]
     try:
         found = await _collateral(settings, service, collected, now, exists=exists)
-        if exists:
+        documents = path / OPA
+        closed = paths.exists(documents) and not os.access(documents, os.R_OK | os.X_OK)
+        if exists and not closed:  # `directory` reports one that this user cannot read
             found += await _policies(settings, unsafe, opened, tees, service, root_ca, now)
         if settings.store is not None:
             text = "they are in the database, which was not contacted"
@@ -304,7 +307,7 @@ async def _policies(  # what the use cases are built from
         )
     except ConfigError as error:
         return [Finding("policies", "", Result.FAILURE, str(error))]
-    if not paths.is_directory(settings.data_dir / "opa"):
+    if not paths.is_directory(settings.data_dir / OPA):
         return [Finding("policies", "", Result.OK, "the first start writes the default policies")]
     standing = await Readiness(cases, collected).refresh()
     found = [
