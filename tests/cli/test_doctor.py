@@ -15,6 +15,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+)
+from cryptography.x509 import load_pem_x509_certificate
 
 from tests.support.command import Run, run, run_here
 from tests.support.documents import follows
@@ -168,6 +174,26 @@ def a_socket_where_a_file_is(one: Installation) -> None:
     without_tls(client_api=f"unix:{one.write('plain', b'')}")(one)
 
 
+def swapped(first: str, second: str) -> Callable[[Installation], None]:
+    """Return a function that swaps two files."""
+
+    def swap(one: Installation) -> None:
+        (one.root / first).rename(one.root / "other")
+        (one.root / second).rename(one.root / first)
+        (one.root / "other").rename(one.root / second)
+
+    return swap
+
+
+def with_passphrase(one: Installation) -> bytes:
+    encryption = BestAvailableEncryption(b"x")
+    return one.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def in_der(pem: bytes) -> bytes:
+    return load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+
+
 LONG = "unix:/" + "x" * 120
 BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
     # addresses
@@ -269,6 +295,26 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
     "an encrypted or foreign key for guests": (
         file("kbs.key", private(OTHER)),
         [("tls", "failure", "correct --kbs-tls-cert and --kbs-tls-key")],
+    ),
+    "certificate and key swapped, for guests": (
+        swapped("kbs.crt", "kbs.key"),
+        [("tls", "failure", "the files are swapped: ")],
+    ),
+    "certificate and key swapped, for operators": (
+        swapped("tls.crt", "tls.key"),
+        [("tls", "failure", "the files are swapped: ")],
+    ),
+    "a key with a passphrase": (
+        lambda one: one.write("kbs.key", with_passphrase(one)),
+        [("tls", "failure", "is encrypted with a passphrase, which a service cannot enter")],
+    ),
+    "a certificate in DER": (
+        lambda one: one.write("tls.crt", in_der(certificate(one.key))),
+        [("tls", "failure", "tls.crt is DER, not PEM; convert it with 'openssl x509")],
+    ),
+    "an empty certificate": (
+        file("kbs.crt", b"\n"),
+        [("tls", "failure", "kbs.crt is empty; correct")],
     ),
     "a key of tokens on another curve": (
         file("token.key", private(ec.generate_private_key(ec.SECP384R1()))),
