@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -168,6 +169,11 @@ def admin_with_the_token_key(one: Installation) -> None:
 
 def a_file_instead_of_the_data(one: Installation) -> None:
     one.settings["data_dir"] = str(one.write("plain", b""))
+
+
+def a_link_to_nothing(one: Installation) -> None:
+    shutil.rmtree(one.root / "data")
+    (one.root / "data").symlink_to("/nowhere/data")
 
 
 def a_socket_where_a_file_is(one: Installation) -> None:
@@ -349,6 +355,10 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
     "a file in the place of the data": (
         a_file_instead_of_the_data,
         [("data", "failure", "is not a directory; choose another --data-dir")],
+    ),
+    "a link to data that is not mounted": (
+        a_link_to_nothing,
+        [("data", "failure", "it is a link to /nowhere/data, which does not exist")],
     ),
     "data that every user may change": (
         mode("data", 0o777),

@@ -69,6 +69,10 @@ def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
         text = f"this user cannot reach it, because it may not search {closed}; change its mode"
         yield Finding("data", str(path), Result.FAILURE, text)
         return
+    if path.is_symlink() and not paths.exists(path):
+        text = f"it is a link to {path.readlink()}, which does not exist; mount or create that"
+        yield Finding("data", str(path), Result.FAILURE, text)
+        return
     if not paths.exists(path):
         yield from _absent(path, unsafe)
         return
