@@ -29,6 +29,12 @@ NEEDED: Final = ("debootstrap", "systemd-nspawn", "nsenter", "unshare")
 UNAVAILABLE: Final = 3
 INTERRUPTED: Final = 130
 
+# What each container needs first (`machine.py`).
+_PROBE: Final = (
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-ec"),
+    "umount --recursive /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup",
+)
+
 # A broker and one genuine guest, without systemd; everything is below /tmp/minimal.
 _MINIMAL: Final = """
 cd "$(mktemp -d)"
@@ -70,6 +76,9 @@ def main(argv: Sequence[str]) -> int:
         return _unavailable(
             f"{missing[0]} is missing; on Debian: apt-get install debootstrap systemd-container"
         )
+    tried = subprocess.run(_PROBE, capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        return _unavailable(f"this machine boots no container: {tried.stderr.strip()}")
     # An exception unwinds the containers, so that none is left.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     directory = options.keep or Path(tempfile.mkdtemp(prefix="verdictd-py-systemd-"))

@@ -62,14 +62,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _outside(page: str, packages: Path) -> int:
     path = f"{ROOT / '.cache' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    if page == PODMAN and standins.image(ROOT) is None:
+        print(f"walk: {page}: not run: dist/image has no image: ./dev image --base debian")
+        return 0
     text = (ROOT / page).read_text(encoding="utf-8")
     if lacking := standins.missing(text, path):
         programs = ", ".join(lacking)
         print(f"walk: {page} needs {programs}: bash .ci/run installs them", file=sys.stderr)
         return 1
-    if page == PODMAN and standins.image(ROOT) is None:
-        print(f"walk: {page}: not run: dist/image has no image: ./dev image --base debian")
-        return 0
     with tempfile.TemporaryDirectory(prefix="verdictd-py-walk-") as private:
         command = [sys.executable, "-m", "tools.walk", page, "--inside", private]
         return sandbox.enter([*command, "--packages", str(packages)])
