@@ -128,6 +128,10 @@ class TestValidate:
         assert (fault["line"], fault["setting"]) == (2, "workers")
         assert "write a number from 1 to 128" in fault["message"]
 
+    def test_a_byte_order_mark_is_named(self) -> None:
+        (fault,) = faults(read("\ufefflisten = '127.0.0.1:20002'\n"))
+        assert (fault.line, "a byte order mark precedes it" in fault.message) == (1, True)
+
     def test_a_fault_does_not_quote_a_password(self) -> None:
         (fault,) = faults(read('collateral_url = "ftp://user:SECRET@pccs.example"'))
         assert "'ftp://pccs.example' is not a URL" in fault.message

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,11 +16,18 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+)
+from cryptography.x509 import load_pem_x509_certificate
 
-from tests.support.command import Run, environment, run, run_here
+from tests.support.command import Run, run, run_here
 from tests.support.documents import follows
 from tests.support.installation import NOW, PINNED, Installation, certificate, private, public
 from tests.support.kubernetes import Volume
+from tests.support.otherusers import python_of_every_user, with_libraries
 from tests.support.ratstls import collateral
 from verdictd_py import config
 from verdictd_py.cli import libraries
@@ -178,8 +183,33 @@ def a_file_instead_of_the_data(one: Installation) -> None:
     one.settings["data_dir"] = str(one.write("plain", b""))
 
 
+def a_link_to_nothing(one: Installation) -> None:
+    shutil.rmtree(one.root / "data")
+    (one.root / "data").symlink_to("/nowhere/data")
+
+
 def a_socket_where_a_file_is(one: Installation) -> None:
     without_tls(client_api=f"unix:{one.write('plain', b'')}")(one)
+
+
+def swapped(first: str, second: str) -> Callable[[Installation], None]:
+    """Return a function that swaps two files."""
+
+    def swap(one: Installation) -> None:
+        (one.root / first).rename(one.root / "other")
+        (one.root / second).rename(one.root / first)
+        (one.root / "other").rename(one.root / second)
+
+    return swap
+
+
+def with_passphrase(one: Installation) -> bytes:
+    encryption = BestAvailableEncryption(b"x")
+    return one.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def in_der(pem: bytes) -> bytes:
+    return load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
 
 
 LONG = "unix:/" + "x" * 120
@@ -284,6 +314,26 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
         file("kbs.key", private(OTHER)),
         [("tls", "failure", "correct --kbs-tls-cert and --kbs-tls-key")],
     ),
+    "certificate and key swapped, for guests": (
+        swapped("kbs.crt", "kbs.key"),
+        [("tls", "failure", "the files are swapped: ")],
+    ),
+    "certificate and key swapped, for operators": (
+        swapped("tls.crt", "tls.key"),
+        [("tls", "failure", "the files are swapped: ")],
+    ),
+    "a key with a passphrase": (
+        lambda one: one.write("kbs.key", with_passphrase(one)),
+        [("tls", "failure", "is encrypted with a passphrase, which a service cannot enter")],
+    ),
+    "a certificate in DER": (
+        lambda one: one.write("tls.crt", in_der(certificate(one.key))),
+        [("tls", "failure", "tls.crt is DER, not PEM; convert it with 'openssl x509")],
+    ),
+    "an empty certificate": (
+        file("kbs.crt", b"\n"),
+        [("tls", "failure", "kbs.crt is empty; correct")],
+    ),
     "a key of tokens on another curve": (
         file("token.key", private(ec.generate_private_key(ec.SECP384R1()))),
         [("tls", "failure", "not an unencrypted PEM key on P-256")],
@@ -317,6 +367,10 @@ BROKEN: dict[str, tuple[Callable[[Installation], object], Expected]] = {
     "a file in the place of the data": (
         a_file_instead_of_the_data,
         [("data", "failure", "is not a directory; choose another --data-dir")],
+    ),
+    "a link to data that is not mounted": (
+        a_link_to_nothing,
+        [("data", "failure", "it is a link to /nowhere/data, which does not exist")],
     ),
     "data that every user may change": (
         mode("data", 0o777),
@@ -688,35 +742,6 @@ def test_for_people(installation: Installation) -> None:
     (line,) = [line for line in ended.stdout.decode().splitlines() if "failure" in line]
     assert line.split()[:2] == ["failure", "rights"]
     assert "chmod go-w" in line
-
-
-def with_libraries() -> dict[str, str]:
-    """Return an environment in which a Python of the same release has the libraries of this one."""
-    variables = environment()
-    libraries = (variables["PYTHONPATH"], sysconfig.get_path("purelib"))
-    return {**variables, "PYTHONPATH": os.pathsep.join(libraries)}
-
-
-def python_of_every_user() -> str:
-    """Return a Python of the release of this one that other users can run: this one, or a system's.
-
-    The Python of an environment can be below a home directory that only its owner can enter.
-    """
-    release = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (sys.executable, f"/usr/bin/{release}", f"/usr/local/bin/{release}"):
-        probe = (python, "-c", "import email.parser, OpenSSL, verdictd_py")
-        with suppress(OSError, subprocess.CalledProcessError):
-            subprocess.run(
-                probe,
-                check=True,
-                stderr=subprocess.DEVNULL,
-                env=with_libraries(),
-                user=65_534,
-                group=65_534,
-                extra_groups=[],
-            )
-            return python
-    pytest.skip("no Python of this release, or not this checkout, can be read by other users")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

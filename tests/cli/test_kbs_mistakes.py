@@ -131,7 +131,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "certificate's key is encrypted": (
         (*HTTP, "--kbs-tls-cert", "DIR/a.pem", "--kbs-tls-key", "DIR/encrypted.key"),
-        ("encrypted.key", TLS),
+        ("encrypted.key is encrypted with a passphrase", "openssl pkey", "--kbs-tls-key"),
     ),
     "another certificate's key": (
         (*HTTP, "--kbs-tls-cert", "DIR/a.pem", "--kbs-tls-key", "DIR/b.key"),

@@ -8,11 +8,14 @@ from typing import Final
 
 import pytest
 
+from tools.systemd.pages import commands_of
 from tools.walk.__main__ import PAGES
 from tools.walk.pages import Step, steps
 
 INSTALL: Final = Path(__file__).resolve().parents[2] / "docs" / "install"
-FIRST_HOUR: Final = ("debian", "rhel", "podman", "air-gap")
+FIRST_HOUR: Final = ("debian", "rhel", "packages", "podman", "air-gap")
+WALKED: Final = ("debian", "rhel", "podman", "air-gap")
+"""Pages that `./dev walk` runs. `./dev systemd` runs packages.md; kubernetes.md needs a cluster."""
 KEY: Final = re.compile(r"guest .*\bkey default/key/1")
 
 
@@ -34,7 +37,18 @@ def test_ten_commands_are_enough(page: str) -> None:
 
 
 def test_pages_that_can_run_are_run_word_for_word() -> None:
-    assert {"docs/install/debian.md", "docs/install/air-gap.md"} <= set(PAGES)
+    assert {f"docs/install/{page}.md" for page in WALKED} <= set(PAGES)
+    for page in WALKED:
+        run = list(steps((INSTALL / f"{page}.md").read_text("utf-8")))
+        released = [step for step in run if step.kind == "command" and KEY.search(step.text)]
+        assert released, page
+
+
+def test_commands_that_need_systemd_are_found() -> None:
+    """`./dev systemd` runs them in a booted Debian."""
+    assert len(commands_of("debian.md", "As a service")) > 8
+    assert len(commands_of("packages.md", "From nothing to a released key")) == 5
+    assert len(commands_of("packages.md", "As a service")) == 4
 
 
 @pytest.mark.parametrize("page", FIRST_HOUR)

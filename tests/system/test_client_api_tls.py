@@ -103,7 +103,8 @@ class TestTls:
     @pytest.mark.parametrize(
         ("name", "content", "cause"),
         [
-            ("cert", b"", "is not a PEM certificate"),
+            ("cert", b"", "cert is empty"),
+            ("cert", b"x", "is not a PEM certificate"),
             ("key", b"-----BEGIN PRIVATE KEY-----\n", "unencrypted PEM key"),
             ("ca", b"\x30\x82", "PEM certificate"),
             ("roles", b"", "must have one table"),

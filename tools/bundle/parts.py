@@ -94,7 +94,7 @@ def _wheels(place: Path, source: Source) -> None:
     """Collect the wheels of every architecture; `pip install` checks them by requirements.txt."""
     with tempfile.TemporaryDirectory() as built:
         for arch in source.architectures:
-            for wheel in collect(arch, Path(built), CACHE):
+            for wheel in collect(arch, Path(built), CACHE, __version__):
                 shutil.copyfile(wheel, place / wheel.name)
     (place / "requirements.txt").write_text(requirements(sorted(place.glob("*.whl"))))
 

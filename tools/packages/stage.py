@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tools.packages.wheels import ROOT, requirements
-from verdictd_py import __version__
 
 FILES: Final = Path(__file__).parent / "files"
 DEPLOY: Final = ROOT / "verdictd_py" / "deploy"
@@ -29,14 +28,15 @@ _COMPLETIONS: Final = {
 }
 
 
-def stage(root: Path, wheels: list[Path], arch: str, key: Path | None) -> Path:
+def stage(root: Path, wheels: list[Path], arch: str, key: Path | None, version: str) -> Path:
     """Write the tree of files below `root`, and return the configuration of nfpm next to it."""
     (root / _LIB / "wheels").mkdir(parents=True)
     for wheel in wheels:
         shutil.copy(wheel, root / _LIB / "wheels")
     _write(root / _LIB / "requirements.txt", requirements(wheels))
-    _write(root / _LIB / "version", f"{__version__}\n")
+    _write(root / _LIB / "version", f"{version}\n")
     _copy(FILES / "setup", root / _LIB / "setup", 0o755)
+    _copy(FILES / "check", root / _LIB / "check")
     _units(root)
     for program in ("verdictd-py", "verdict-py"):
         page = _output("man", program)
@@ -45,7 +45,7 @@ def stage(root: Path, wheels: list[Path], arch: str, key: Path | None) -> Path:
             _write(root / path.format(program), _output("completion", shell, program=program))
     _documents(root)
     config = root.with_name("nfpm.json")
-    config.write_text(json.dumps(_nfpm(root, arch, key), indent=1))
+    config.write_text(json.dumps(_nfpm(root, arch, key, version), indent=1))
     return config
 
 
@@ -55,7 +55,9 @@ def _units(root: Path) -> None:
     service = root / _UNITS / "verdictd-py.service"
     # The package makes the user: files can be given to it, and `doctor` runs as it.
     service.write_text(service.read_text().replace("\nDynamicUser=yes\n", "\n"))
-    _copy(FILES / "environment.conf", root / _UNITS / "verdictd-py.service.d/environment.conf")
+    for name in ("verdictd-py", "verdictd-py@"):
+        drop_in = root / _UNITS / f"{name}.service.d/environment.conf"
+        _copy(FILES / "environment.conf", drop_in)
     environment = "verdictd-py-environment.service"
     _copy(FILES / environment, root / _UNITS / environment)
     for kind in ("sysusers", "tmpfiles"):
@@ -77,7 +79,7 @@ def _documents(root: Path) -> None:
     _gzip(root / _DOC / "CHANGELOG.md.gz", (ROOT / "CHANGELOG.md").read_text())
 
 
-def _nfpm(root: Path, arch: str, key: Path | None) -> dict[str, Any]:
+def _nfpm(root: Path, arch: str, key: Path | None, version: str) -> dict[str, Any]:
     scripts = {
         "postinstall": "postinstall",
         "preremove": "preremove",
@@ -102,7 +104,7 @@ def _nfpm(root: Path, arch: str, key: Path | None) -> dict[str, Any]:
         "name": "verdictd-py",
         "arch": arch,
         "platform": "linux",
-        "version": __version__,
+        "version": version,
         "version_schema": "semver",
         "release": "1",
         "section": "net",
@@ -118,12 +120,19 @@ def _nfpm(root: Path, arch: str, key: Path | None) -> dict[str, Any]:
         "mtime": datetime.fromtimestamp(int(environ["SOURCE_DATE_EPOCH"]), UTC).strftime(
             "%Y-%m-%dT%H:%M:%SZ"
         ),
-        "changelog": str(_changelog(root)),
+        "changelog": str(_changelog(root, version)),
         "contents": contents,
         "scripts": {name: str(FILES / file) for name, file in scripts.items()},
         "overrides": {
-            "deb": {"depends": [pythons, "libc6 (>= 2.28)"]},
-            "rpm": {"depends": ["glibc >= 2.28", "(python3 >= 3.11 or python3.11 or python3.12)"]},
+            "deb": {"depends": [pythons, "libc6 (>= 2.28)", "libgcc-s1", "libstdc++6"]},
+            "rpm": {
+                "depends": [
+                    "glibc >= 2.28",
+                    "libgcc",
+                    "libstdc++",
+                    "(python3 >= 3.11 or python3.11 or python3.12)",
+                ]
+            },
         },
         "deb": {
             "compression": "gzip",
@@ -135,12 +144,12 @@ def _nfpm(root: Path, arch: str, key: Path | None) -> dict[str, Any]:
     }
 
 
-def _changelog(root: Path) -> Path:
+def _changelog(root: Path, version: str) -> Path:
     """Write the changelog of the packages in the form of nfpm, and return its path."""
     time = datetime.fromtimestamp(int(environ["SOURCE_DATE_EPOCH"]), UTC)
     change = {"note": "See CHANGELOG.md."}
     entry = {
-        "semver": __version__,
+        "semver": version,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "packager": MAINTAINER,
         "deb": {"urgency": "medium", "distributions": ["unstable"]},

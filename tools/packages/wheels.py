@@ -6,8 +6,11 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
+
+from verdictd_py import __version__
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
@@ -15,9 +18,17 @@ ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 PIP: Final = "pip==26.3"
 """What installs the wheels on the target, which has no pip."""
 
+_NOT_SOURCES: Final = (".git", ".venv", ".cache", ".*_cache", ".hypothesis", "dist", "*.sock")
 
-def collect(arch: str, built: Path, cache: Path) -> list[Path]:
+
+def collect(arch: str, built: Path, cache: Path, version: str) -> list[Path]:
     """Return all wheels, sorted by name. Those of dependencies are downloaded once, into `cache`.
+
+    Args:
+        arch: a key of `ARCHITECTURES`.
+        built: receives the wheel of the project.
+        cache: has the wheels of dependencies.
+        version: of the project; another one than `__version__` is built from changed sources.
 
     Raises:
         subprocess.CalledProcessError: there is no wheel for a Python, or the build failed.
@@ -32,7 +43,7 @@ def collect(arch: str, built: Path, cache: Path) -> list[Path]:
             _download(lock, python, ARCHITECTURES[arch], downloading)
         _pip("download", "--no-deps", "--dest", str(downloading), PIP)
         downloading.rename(place)
-    _project(built)
+    _project(built, version)
     return sorted((*place.glob("*.whl"), *built.glob("*.whl")), key=lambda path: path.name)
 
 
@@ -66,8 +77,20 @@ def _download(lock: Path, python: str, machine: str, place: Path) -> None:
     )
 
 
-def _project(place: Path) -> None:
-    build = ("build", "--no-isolation", "--wheel", "--outdir", str(place), str(ROOT))
+def _project(place: Path, version: str) -> None:
+    if version == __version__:
+        _wheel(ROOT, place)
+        return
+    with tempfile.TemporaryDirectory() as made:
+        sources = Path(made) / "sources"
+        shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(*_NOT_SOURCES))
+        package = sources / "verdictd_py" / "__init__.py"
+        package.write_text(package.read_text().replace(f'"{__version__}"', f'"{version}"'))
+        _wheel(sources, place)
+
+
+def _wheel(sources: Path, place: Path) -> None:
+    build = ("build", "--no-isolation", "--wheel", "--outdir", str(place), str(sources))
     done = subprocess.run(
         [sys.executable, "-m", *build], capture_output=True, text=True, check=False
     )

@@ -81,7 +81,9 @@ class Machine:
             check=False,
         )
 
-    def run(self, *command: str, user: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, user: str = "", seconds: float = LIMIT_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as root or with the ID of another user."""
         who = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups") if user else ()
         return subprocess.run(
@@ -89,7 +91,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=LIMIT_SECONDS,
+            timeout=seconds,
             check=False,
         )
 

@@ -3,12 +3,16 @@
 * `docker.io` is a registry on loopback with TLS. It has `library/alpine`, a tiny image.
 * `skopeo` is `tools/ocicopy` with skopeo's command line, because skopeo cannot be built everywhere.
 * `cosign` is cosign, which records nothing in a public log (`--tlog-upload=false`).
-* `pip` installs the packages of the lock, which were downloaded before.
+* `pip` installs the packages of the lock, which were downloaded before. `python3.12` is the Python
+  of this tool, whichever it is.
+* `podman` is podman with crun. `podman build` loads the image that `./dev image` has written, and
+  `podman run` has neither control groups nor a network but loopback, which namespaces cannot give.
 * The names of hosts in the pages are those of this host.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
@@ -26,12 +30,14 @@ import trustme
 
 from tests.peers import oci
 from tests.support.command import OUR_VARIABLES
+from verdictd_py import __version__
 
 HOSTS: Final = ("registry-1.docker.io", "index.docker.io", "docker.io", "kbs", "broker.example")
 PROGRAMS: Final = {
     "skopeo": ("ocicopy", "docker-registry"),
     "cosign": ("cosign",),
     "./dev bundle": ("helm",),
+    "podman": ("podman", "crun"),
 }
 """Program of a page -> what stands in for it, and must be there."""
 
@@ -39,6 +45,39 @@ _BUILD_TOOLS: Final = re.compile(
     r"^(?:hatchling|pathspec|pluggy|packaging|trove-classifiers|editables|tomlkit)==.*?(?=^\S)",
     re.MULTILINE | re.DOTALL,
 )
+_PODMAN: Final = """#!/usr/bin/env bash
+export CONTAINERS_CONF={private}/containers.conf CONTAINERS_STORAGE_CONF={private}/storage.conf
+command=$1
+shift
+case $command in
+  build)
+    while [ "$1" != -t ]; do shift; done
+    {podman} load --quiet --input {private}/image.tar > /dev/null || exit
+    exec {podman} tag {image} "$2"
+    ;;
+  run)
+    words=()
+    while [ $# -gt 0 ]; do
+      if [ "$1" = -p ]; then shift; else words+=("$1"); fi
+      shift
+    done
+    limits=(--ulimit nofile=8192:8192 --ulimit nproc=4096:4096)
+    exec {podman} run --cgroups=disabled --network none "${{limits[@]}}" "${{words[@]}}"
+    ;;
+esac
+exec {podman} "$command" "$@"
+"""
+_CONTAINERS: Final = """[engine]
+runtime = "crun"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+tmp_dir = "{private}/podman"
+"""
+_STORAGE: Final = """[storage]
+driver = "overlay"
+graphroot = "{private}/images"
+runroot = "{private}/containers"
+"""
 _REGISTRY: Final = """version: 0.1
 log: {{level: info, accesslog: {{disabled: true}}}}
 storage: {{filesystem: {{rootdirectory: {root}}}}}
@@ -139,11 +178,38 @@ exec {shlex.quote(found["ocicopy"] or "ocicopy")} "${{words[@]}}"
 [ "$1" = sign ] && set -- sign --tlog-upload=false --yes "${{@:2}}"
 exec {shlex.quote(found["cosign"] or "cosign")} "$@"
 """
-    for name, script in (("skopeo", skopeo), ("cosign", cosign)):
+    python = f'#!/bin/sh\nexec {shlex.quote(str(Path(sys.base_prefix, "bin", "python3")))} "$@"\n'
+    for name, script in (("skopeo", skopeo), ("cosign", cosign), ("python3.12", python)):
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
     names = " ".join(HOSTS)
     Path("/etc/hosts").write_text(f"127.0.0.1 localhost {names}\n::1 localhost ip6-localhost\n")
+
+
+def image(checkout: Path) -> Path | None:
+    """Return the archive of the image for this machine; None if `./dev image` has written none."""
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "none")
+    return next((checkout / "dist" / "image").glob(f"*-{machine}.tar.gz"), None)
+
+
+def furnish_podman(private: Path, archive: Path, path: str) -> None:
+    """Write the program that stands in for podman, and mount what podman reads."""
+    podman = shlex.quote(shutil.which("podman", path=path) or "podman")
+    with gzip.open(archive) as packed, (private / "image.tar").open("wb") as plain:
+        shutil.copyfileobj(packed, plain)
+    name = f"localhost/verdictd-py:{__version__}"
+    script = _PODMAN.format(private=private, podman=podman, image=name)
+    for file, text in (
+        ("bin/podman", script),
+        ("containers.conf", _CONTAINERS.format(private=private)),
+        ("storage.conf", _STORAGE.format(private=private)),
+    ):
+        (private / file).write_text(text)
+    (private / "bin" / "podman").chmod(0o755)
+    # podman reads the unified hierarchy, whichever the host has.
+    groups = "/sys/fs/cgroup"
+    subprocess.run(["umount", "--recursive", groups], check=False, stderr=subprocess.DEVNULL)
+    subprocess.run(["mount", "-t", "cgroup2", "none", groups], check=True)
 
 
 def start_registry(private: Path, programs: dict[str, str]) -> None:

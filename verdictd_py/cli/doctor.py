@@ -64,7 +64,9 @@ def build_parser() -> Parser:
         "guests. Nothing is started, changed or fetched. Give the options of the daemon.",
         "exit status: 0 all is in order, 1 warnings, 2 failures",
     )
-    parser.add_argument("--user", metavar="NAME", help="check as this user (root may name one)")
+    parser.add_argument(
+        "--user", metavar="NAME", help="check as this user, a name or a number (root may name one)"
+    )
     parser.add_argument(
         "--unit", metavar="FILE", type=Path, help="unit of systemd (the installed one)"
     )
@@ -75,19 +77,36 @@ def build_parser() -> Parser:
 
 def _become(name: str) -> None:
     """Become another user, so that what it may read and write is checked."""
-    try:
-        user = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except KeyError:
-        raise ConfigError(f"there is no user {name}; correct --user") from None
-    if user.pw_uid == os.geteuid():
+    uid, gid, groups, home = _user(name)
+    if uid == os.geteuid():
         return
     try:
-        os.initgroups(user.pw_name, user.pw_gid)
-        os.setgid(user.pw_gid)
-        os.setuid(user.pw_uid)
-    except PermissionError:
-        raise ConfigError("only root can check as another user; remove --user") from None
-    os.environ["HOME"] = user.pw_dir
+        os.setgroups(groups)
+        os.setgid(gid)
+        os.setuid(uid)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, PermissionError):
+            raise ConfigError("only root can check as another user; remove --user") from None
+        raise ConfigError(f"there is no user {name}; correct --user") from None
+    os.environ["HOME"] = home
+
+
+def _user(name: str) -> tuple[int, int, Sequence[int], str]:
+    """Return user, group, further groups and home of a user, given by its name or number.
+
+    A number without an entry is that of a dynamic user of systemd, whose group has the same number
+    (systemd.exec(5)): a minimal system has no module that finds its entry.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        user = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        if not name.isdecimal():
+            raise ConfigError(f"there is no user {name}; correct --user") from None
+        return int(name), int(name), (), "/"
+    return user.pw_uid, user.pw_gid, os.getgrouplist(user.pw_name, user.pw_gid), user.pw_dir
 
 
 def _rows(options: Namespace) -> list[Row]:

@@ -24,6 +24,8 @@ _MODULES: Final = {
 _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9_.-]+)\s*([^;]*)")
 _BOUND: Final = re.compile(r"(>=|<)\s*([0-9.]+)")
 _REMEDY: Final = "install verdictd-py again with its libraries"
+_NOT_MAPPED: Final = "failed to map segment from shared object"
+"""What the dynamic linker of glibc says of a library on a file system without execution."""
 
 
 def problems(distribution: str = "verdictd-py") -> Iterator[tuple[str, str]]:
@@ -35,8 +37,12 @@ def problems(distribution: str = "verdictd-py") -> Iterator[tuple[str, str]]:
     for text in needed:
         if "extra ==" not in text:
             found = _REQUIREMENT.match(text)
-            if found is not None and (problem := _problem(found[1], found[2])):
-                yield found[1], f"{problem}; {_REMEDY}"
+            if found is None or not (problem := _problem(found[1], found[2])):
+                continue
+            if _NOT_MAPPED in problem:  # so it is with each further library
+                yield found[1], f"{problem}; mount its file system without noexec"
+                return
+            yield found[1], f"{problem}; {_REMEDY}"
 
 
 def _problem(name: str, bounds: str) -> str:

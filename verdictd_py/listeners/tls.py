@@ -15,6 +15,7 @@ from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_certifica
 from OpenSSL import crypto
 
 from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.pem import mistake
 from verdictd_py.listeners.reread import Reread
 
 
@@ -55,10 +56,11 @@ class TlsFiles:
             private = serialization.load_pem_private_key(texts["key"], password=None)
             load_pem_x509_certificates(texts["ca"])
         except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
-            raise ConfigError(
+            cause = mistake((certificate, texts["cert"]), (key, texts["key"])) or (
                 f"{certificate} is not a PEM certificate, {key} not an unencrypted PEM key, or "
-                f"{ca} not a PEM certificate; correct {option}-cert, -key and -ca"
-            ) from None
+                f"{ca} not a PEM certificate"
+            )
+            raise ConfigError(f"{cause}; correct {option}-cert, -key and -ca") from None
         if private.public_key() != own.public_key():
             raise ConfigError(
                 f"the key {key} does not belong to the certificate {certificate}; "

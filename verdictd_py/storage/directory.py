@@ -63,7 +63,7 @@ Segments = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A regular file: its name below the root, bytes, mode bits, change time in ns, inode.
+    """A regular file: its name below the root, bytes, mode bits, change time in ns, inode, owner.
 
     If the name is that of a link, the rest is that of the file to which it leads. Two entries of
     one name are equal only if the file was not replaced between them.
@@ -74,6 +74,7 @@ class Entry:
     mode: int
     modified_ns: int
     inode: int
+    owner: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,7 +578,7 @@ def _naming_directory(segments: Segments) -> Iterator[None]:
 def entry_of(segments: Segments, status: os.stat_result) -> Entry:
     """Return the metadata of a regular file with this status."""
     mode = stat.S_IMODE(status.st_mode)
-    return Entry(segments, status.st_size, mode, status.st_mtime_ns, status.st_ino)
+    return Entry(segments, status.st_size, mode, status.st_mtime_ns, status.st_ino, status.st_uid)
 
 
 def status_of(item: os.DirEntry[str], directory: int | None) -> os.stat_result | OSError:

@@ -7,6 +7,7 @@ not depend on their number, and the rest is examined in slices while the daemon 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -73,8 +74,8 @@ class Inspection:
     """One inspection of a data directory, which the caller advances.
 
     Temporary files of brokers that died are removed. Warnings are about resources that hide
-    image files, links that are not followed, keys of a wrong size, and files that other users may
-    read.
+    image files, links that are not followed, keys of a wrong size, files that this user cannot
+    read, and files that other users may read.
 
     Attributes:
         is_complete: whether everything was examined.
@@ -141,6 +142,13 @@ class Inspection:
         if files.is_temporary(entry.segments[-1]):
             self._directory.remove_leftover(entry.segments)
             return
+        if top in _PRIVATE and _is_unreadable(entry):
+            self._modes.add(
+                entry.segments,
+                f"{name} belongs to the user {entry.owner} (mode {entry.mode:04o}) and cannot be "
+                f"read, so that it is not served; run chown {os.geteuid()} on it",
+            )
+            return
         if (
             top == KEYS
             and entry.size != KEY_BYTES
@@ -171,6 +179,12 @@ class Inspection:
             f"{'/'.join(segments)} is a link that {links.cause(error)} and is not followed; put a "
             "file in its place",
         )
+
+
+def _is_unreadable(entry: Entry) -> bool:
+    """Return whether no rule of its mode lets this user read a file, as after a restore by root."""
+    own = os.geteuid()
+    return own != 0 and not entry.mode & (0o400 if entry.owner == own else 0o044)
 
 
 def _shadow_warnings(directory: Directory) -> tuple[str, ...]:

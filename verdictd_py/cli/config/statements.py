@@ -17,6 +17,8 @@ from typing import Any, Final
 
 _BEGINNING: Final = re.compile(r"\s*(?:[A-Za-z0-9_\"'][A-Za-z0-9_.\"' -]*=|\[)")
 _POSITION: Final = re.compile(r" ?\(at (?:line (\d+), column \d+|end of document)\)")
+_BYTE_ORDER_MARK: Final = "\ufeff"
+"""What some editors of Windows write first; it cannot be seen."""
 _NO_VALUE: Final = "Expected '='"
 _MAX_JOINED: Final = 50
 """Maximum number of further lines that look like statements in one value."""
@@ -151,6 +153,8 @@ def _fault(part: str) -> tuple[int, str] | None:
     except tomllib.TOMLDecodeError as error:
         position = _POSITION.search(str(error))
         line = int(position[1]) if position and position[1] else part.count("\n") + 1
+        if part.startswith(_BYTE_ORDER_MARK):
+            return line, "a byte order mark precedes it: save the file as UTF-8 without one"
         return line, f"it is not valid TOML ({_POSITION.sub('', str(error))})"
     return None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from verdictd_py.config import Address, Settings
+from verdictd_py.daemon.diagnosis import paths
 from verdictd_py.daemon.diagnosis.finding import Finding, Result, summary
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import sockets
@@ -90,9 +91,9 @@ def _of_socket(path: Path, option: str) -> str:
 
 def _of_existing(path: Path, option: str) -> str:
     """Return why what exists at the path of a socket cannot be replaced; empty if it can be."""
-    if path.exists() and not path.is_socket():
+    if paths.exists(path) and not paths.is_socket(path):
         return f"{path} exists and is not a socket; choose another {option}"
-    if path.is_socket() and _connects(path):
+    if paths.is_socket(path) and _connects(path):
         return f"another process listens there; stop it, or choose another {option}"
     return ""
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from verdictd_py.config import UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.daemon.collateral import CollateralService
+from verdictd_py.daemon.diagnosis import paths
 from verdictd_py.daemon.diagnosis.finding import Finding, Result, refusal, summary, validity
 from verdictd_py.daemon.health import shortage
 from verdictd_py.daemon.readiness import Readiness
@@ -24,6 +25,7 @@ from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.ports import Tees
 from verdictd_py.storage.access import problem_of_path
 from verdictd_py.storage.directory import Directory, Segments
+from verdictd_py.storage.documents import OPA
 from verdictd_py.storage.inspection import DIRECTORIES, Inspection
 from verdictd_py.storage.layout import require_own
 from verdictd_py.storage.stores import DirectoryCollateralStore
@@ -63,7 +65,15 @@ class _Collected:
 def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
     """Check the data directory, its rights and its content."""
     path = settings.data_dir.absolute()
-    if not path.exists():
+    if (closed := paths.barrier(path)) is not None:
+        text = f"this user cannot reach it, because it may not search {closed}; change its mode"
+        yield Finding("data", str(path), Result.FAILURE, text)
+        return
+    if path.is_symlink() and not paths.exists(path):
+        text = f"it is a link to {path.readlink()}, which does not exist; mount or create that"
+        yield Finding("data", str(path), Result.FAILURE, text)
+        return
+    if not paths.exists(path):
         yield from _absent(path, unsafe)
         return
     owner = path.stat().st_uid
@@ -74,8 +84,12 @@ def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
         return
 
     def problems() -> Iterator[Finding]:
-        if not path.is_dir():
+        if not paths.is_directory(path):
             text = f"{path} is not a directory; choose another --data-dir"
+            yield Finding("data", str(path), Result.FAILURE, text)
+            return
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            text = f"the file system of {path} is mounted read-only; mount it with write access"
             yield Finding("data", str(path), Result.FAILURE, text)
             return
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
@@ -83,7 +97,7 @@ def directory(settings: Settings, unsafe: Unsafe) -> Iterator[Finding]:
             yield Finding("data", str(path), Result.FAILURE, text)
             return
         opened = _Unchanged(path, unsafe_writable=unsafe.unsafe_writable_files)
-        present = [name for name in DIRECTORIES if (path / name).exists()]
+        present = [name for name in DIRECTORIES if paths.exists(path / name)]
         if problem := opened.fault(*present):
             yield Finding("data", str(path), Result.FAILURE, f"cannot use {problem}")
             return
@@ -103,8 +117,8 @@ def _name(user: int) -> str:
 
 def _absent(path: Path, unsafe: Unsafe) -> Iterator[Finding]:
     """Check that the start can create the data directory."""
-    above = next(parent for parent in path.parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    above = paths.first_existing(path.parents)
+    if not paths.is_directory(above) or not os.access(above, os.W_OK | os.X_OK):
         text = f"it does not exist, and this user cannot create it in {above}; create it"
         yield Finding("data", str(path), Result.FAILURE, text)
         return
@@ -131,11 +145,15 @@ def space(settings: Settings) -> Iterator[Finding]:
     """Check that the file systems that the broker writes have space."""
 
     def problems() -> Iterator[Finding]:
+        file_systems: set[int] = set()
         for where in dict.fromkeys(_written(settings)):
             try:
-                status = os.statvfs(where)
+                device, status = where.stat().st_dev, os.statvfs(where)
             except OSError:
                 continue  # another check reports it
+            if device in file_systems:
+                continue
+            file_systems.add(device)
             free = status.f_bavail * status.f_frsize
             if problem := shortage(status):
                 text = f"{problem}; remove files there or enlarge the file system"
@@ -157,7 +175,7 @@ def _written(settings: Settings) -> Iterator[Path]:
     if (sessions := settings.kbs_sessions_file) is not None:
         wanted.append(sessions.parent)
     for path in wanted:
-        yield next((one for one in (path, *path.absolute().parents) if one.exists()), Path("/"))
+        yield paths.first_existing((path, *path.absolute().parents))
 
 
 async def decisions(settings: Settings, unsafe: Unsafe, now: datetime) -> list[Finding]:
@@ -167,7 +185,8 @@ async def decisions(settings: Settings, unsafe: Unsafe, now: datetime) -> list[F
     database nothing is checked that it stores, because it is not contacted.
     """
     path = settings.data_dir.absolute()
-    exists = settings.store is None and path.is_dir() and os.access(path, os.R_OK | os.X_OK)
+    exists = settings.store is None and paths.is_directory(path)
+    exists = exists and os.access(path, os.R_OK | os.X_OK)
     opened = _Unchanged(path, unsafe_writable=True)  # who may write it is checked elsewhere
     collected = _Collected()
     try:
@@ -185,7 +204,9 @@ async def decisions(settings: Settings, unsafe: Unsafe, now: datetime) -> list[F
         return [Finding("collateral", "", Result.FAILURE, str(error))]
     try:
         found = await _collateral(settings, service, collected, now, exists=exists)
-        if exists:
+        documents = path / OPA
+        closed = paths.exists(documents) and not os.access(documents, os.R_OK | os.X_OK)
+        if exists and not closed:  # `directory` reports one that this user cannot read
             found += await _policies(settings, unsafe, opened, tees, service, root_ca, now)
         if settings.store is not None:
             text = "they are in the database, which was not contacted"
@@ -290,7 +311,7 @@ async def _policies(  # what the use cases are built from
         )
     except ConfigError as error:
         return [Finding("policies", "", Result.FAILURE, str(error))]
-    if not (settings.data_dir / "opa").is_dir():
+    if not paths.is_directory(settings.data_dir / OPA):
         return [Finding("policies", "", Result.OK, "the first start writes the default policies")]
     standing = await Readiness(cases, collected).refresh()
     found = [

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from verdictd_py.config import Settings
+from verdictd_py.daemon.diagnosis import paths
 from verdictd_py.daemon.diagnosis.finding import Finding, Result, refusal, summary
 from verdictd_py.daemon.foundation import connections_of
 from verdictd_py.daemon.process import require_address_space
@@ -89,7 +90,7 @@ def sandbox(settings: Settings | None, host: Host) -> Iterator[Finding]:
             yield from refusal("sandbox", "callers", check)
 
     yield from summary("sandbox", "this process", problems(), "it may do what the broker needs")
-    unit = next((unit for unit in host.units if unit.is_file()), None)
+    unit = next((unit for unit in host.units if paths.is_file(unit)), None)
     if unit is not None:
         yield from _unit(unit, settings)
 

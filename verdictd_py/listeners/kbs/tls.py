@@ -28,6 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.kbs.certificates import ServerCertificate
 from verdictd_py.listeners.kbs.hostnames import host_addresses, host_names
+from verdictd_py.listeners.pem import mistake
 
 _SERVER: Final = ExtendedKeyUsageOID.SERVER_AUTH
 _LIFETIME: Final = timedelta(days=365)
@@ -152,10 +153,10 @@ class KbsTls:
             context = _context()
             context.load_cert_chain(certificate, key, password=_no_password)
         except (ssl.SSLError, ValueError):
-            raise ConfigError(
-                f"{certificate} and {key} are not a PEM certificate and its unencrypted PEM key; "
-                "correct --kbs-tls-cert and --kbs-tls-key"
-            ) from None
+            cause = mistake((certificate, contents[0]), (key, contents[1])) or (
+                f"{certificate} and {key} are not a PEM certificate and its unencrypted PEM key"
+            )
+            raise ConfigError(f"{cause}; correct --kbs-tls-cert and --kbs-tls-key") from None
         self.context = context
         self.certificate = ServerCertificate.read(contents[0])
         before, self._digest = self._digest, hashlib.sha256(b"".join(contents)).digest()
