@@ -10,10 +10,11 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Final
 
 from verdictd_py.events.timer import AT_ONCE, Timer
@@ -35,7 +36,8 @@ WAKE_BYTES: Final = 64 * 1024
 
 MAX_WRITE_BYTES: Final = select.PIPE_BUF
 """Size of a write with several lines. Writes up to this size to a pipe are never mixed with those
-of another process that has the same standard error (pipe(7))."""
+of another process that has the same standard error (pipe(7)). The kernel never mixes writes to a
+regular file, so that they may be as large as `WAKE_BYTES`."""
 
 
 class LogWriter:
@@ -53,6 +55,8 @@ class LogWriter:
 
     def __init__(self, descriptor: int, *, on_dropped: Callable[[int], None] | None = None) -> None:
         self._descriptor = descriptor
+        self._is_file = _is_file(descriptor)
+        self._write_bytes = WAKE_BYTES if self._is_file else MAX_WRITE_BYTES
         self.on_dropped = on_dropped
         self._changed = threading.RLock()
         self._lines: deque[bytes] = deque()
@@ -121,7 +125,7 @@ class LogWriter:
         """
         while True:
             with self._changed:
-                if self._closing or self._size >= MAX_WRITE_BYTES:
+                if self._closing or self._size >= self._write_bytes:
                     break
                 self._is_set = bool(self._lines)
                 if self._lines:
@@ -134,7 +138,7 @@ class LogWriter:
             lines: list[bytes] = []
             for line in self._lines:
                 size += len(line)
-                if lines and size > MAX_WRITE_BYTES:
+                if lines and size > self._write_bytes:
                     break
                 lines.append(line)
             return lines
@@ -146,7 +150,7 @@ class LogWriter:
         """
         lost = 0
         while lines:
-            with _exclusively(self._descriptor):
+            with nullcontext() if self._is_file else _exclusively(self._descriptor):
                 written = self._write(b"".join(lines))
             complete = 0
             while complete < len(lines) and written >= len(lines[complete]):
@@ -167,6 +171,13 @@ class LogWriter:
             except OSError:
                 break
         return len(data) - len(view)
+
+
+def _is_file(descriptor: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:  # it is closed; each write says so
+        return False
 
 
 @contextmanager

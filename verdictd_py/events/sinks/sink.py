@@ -31,7 +31,7 @@ FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
 """Pauses between attempts to reach a sink, each twice as long as the one before."""
 
-GATHER_SECONDS: Final = 0.05
+GATHER_SECONDS: Final = 0.1
 """Pause between the first of some records and their delivery."""
 
 CLOSE_SECONDS: Final = 1.0
