@@ -4,9 +4,9 @@
     ./dev run python -m benchmarks.releases [--rounds N] [--count N] [--json FILE]
 
 Each store has a broker of its own. In each round, a guest attests to every broker in turn and gets
-its resource again and again over the same HTTP connection; in further rounds a key over its attested
-channel. So the ratios do not depend on the load of the machine. A store whose engine does not run is left out,
-with the reason.
+its resource again and again over the same HTTP connection; in further rounds a key over its
+attested channel. So the ratios do not depend on the load of the machine. A store whose engine does
+not run is left out, with the reason.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ def _figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, fl
 
 def table(document: Mapping[str, Any]) -> list[str]:
     """Return the lines of the table in Markdown."""
+    columns = (f"{kind}: latency, ms | p99, ms | CPU, ms | to plain" for kind in KINDS)
     lines = [
-        "| store, key | resource: latency, ms | p99, ms | CPU, ms | to plain "
-        "| key: latency, ms | p99, ms | CPU, ms | to plain |",
+        f"| store, key | {' | '.join(columns)} |",
         "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for name, row in document["rows"].items():

@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -19,6 +20,8 @@ SECONDS: Final = 5.0
 
 _AT_ONCE: Final = 64
 """Datagrams of one system call."""
+
+_DRAIN_SECONDS: Final = 0.002
 
 _Large = Callable[[socket.socket, bytes], None]
 
@@ -36,6 +39,7 @@ class Datagrams:
         self._large = large
         self._too_large = {errno.EMSGSIZE} if large is None else {errno.EMSGSIZE, errno.ENOBUFS}
         self._socket: socket.socket | None = None
+        self._vector = _Vector()
 
     def send(self, datagrams: Sequence[bytes]) -> int:
         """Send datagrams in their order; return how many are too large.
@@ -54,18 +58,21 @@ class Datagrams:
 
     def _send(self, to: socket.socket, datagrams: Sequence[bytes]) -> int:
         at = lost = 0
+        was_full = False
         while at < len(datagrams):
-            sent = _LIBC.sendmmsg(to.fileno(), *_vector(datagrams[at : at + _AT_ONCE]), _FLAGS)
+            wanted = min(len(datagrams) - at, _AT_ONCE)
+            sent = self._vector.send(to.fileno(), datagrams[at : at + wanted])
             number = 0 if sent >= 0 else ctypes.get_errno()
-            if sent >= 0:
-                at += sent
-            elif number in self._too_large:
+            at += max(sent, 0)
+            if number in self._too_large:
                 lost += self._is_lost(to, datagrams[at])
                 at += 1
-            elif number == errno.EAGAIN:
-                _await_room(to)
-            elif number != errno.EINTR:
+            elif number not in (0, errno.EAGAIN, errno.EINTR):
                 raise OSError(number, os.strerror(number))
+            is_full = number == errno.EAGAIN or 0 < sent < wanted
+            if is_full:
+                _await_room(to, is_slow=was_full and sent <= 0)
+            was_full = is_full
         return lost
 
     def _is_lost(self, to: socket.socket, datagram: bytes) -> bool:
@@ -81,12 +88,17 @@ class Datagrams:
             self._socket = None
 
 
-def _await_room(to: socket.socket) -> None:
-    """Wait until the receiver has taken something.
+def _await_room(to: socket.socket, *, is_slow: bool) -> None:
+    """Wait for a moment in which the receiver usually takes some datagrams, or until it takes one.
+
+    A queue has 10 datagrams by default. Who waits until there is room sends one at a time.
 
     Raises:
-        TimeoutError: it does not.
+        TimeoutError: the receiver takes none.
     """
+    if not is_slow:
+        time.sleep(_DRAIN_SECONDS)
+        return
     poll = select.poll()
     poll.register(to, select.POLLOUT)
     if not poll.poll(1000 * SECONDS):
@@ -119,13 +131,22 @@ class _Message(ctypes.Structure):
     _fields_ = (("header", _Header), ("sent", ctypes.c_uint))
 
 
-def _vector(datagrams: Sequence[bytes]) -> tuple[ctypes.Array[_Message], int]:
-    """Return the messages of a call, and their number."""
-    buffers = (_Buffer * len(datagrams))(*((each, len(each)) for each in datagrams))
-    messages = (_Message * len(datagrams))(
-        *(((None, 0, ctypes.pointer(buffer), 1),) for buffer in buffers)
-    )
-    return messages, len(datagrams)
+class _Vector:
+    """Messages of one call, which are used again: to make them takes longer than the call."""
+
+    def __init__(self) -> None:
+        self._buffers = (_Buffer * _AT_ONCE)()
+        self._messages = (_Message * _AT_ONCE)()
+        for message, buffer in zip(self._messages, self._buffers, strict=True):
+            message.header.buffers = ctypes.pointer(buffer)
+            message.header.buffers_length = 1
+
+    def send(self, descriptor: int, datagrams: Sequence[bytes]) -> int:
+        """Send datagrams, at most `_AT_ONCE`; return how many were sent, or -1 (see errno)."""
+        for buffer, datagram in zip(self._buffers, datagrams, strict=False):
+            buffer.base, buffer.length = datagram, len(datagram)
+        sent: int = _LIBC.sendmmsg(descriptor, self._messages, len(datagrams), _FLAGS)
+        return sent
 
 
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
