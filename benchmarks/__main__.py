@@ -102,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="fail if a target is missed")
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     parser.add_argument(
-        "--docs", type=Path, metavar="FILE", help="only make docs/performance.md from this JSON"
+        "--docs",
+        type=Path,
+        metavar="FILE",
+        help="only make docs/performance.md, with this JSON (of some cases, too)",
     )
     parser.add_argument(
         "--directory", type=Path, help="where the data is written (that of temporary files)"

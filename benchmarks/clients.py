@@ -13,7 +13,7 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,8 +96,8 @@ class Clients:
         return await _measured(_bound(hold, each) for each in contexts)
 
     async def kept(self, count: int) -> Answer:
-        """Get a key on the last connection that is held."""
-        return await _measured([self._guests[-1].key] * count)
+        """Get a key on the last connection that is held. The answer has `latencies` as well."""
+        return await _each([self._guests[-1].key] * count)
 
     async def release(self) -> Answer:
         """Close the connections that are held."""
@@ -148,11 +148,11 @@ class Clients:
         return {}
 
     async def http_resources(self, count: int) -> Answer:
-        """Get a resource on the connection of the attested guest."""
+        """Get a resource on the connection of the attested guest, with `latencies` as well."""
         connection = self._http
         if connection is None:
             raise ValueError("no guest has attested")
-        return await _measured([_bound(connection.request, "GET", RESOURCE_PATH)] * count)
+        return await _each([_bound(connection.request, "GET", RESOURCE_PATH)] * count)
 
     async def http_empty(self, url: str, count: int, *, connections: int, requests: int) -> Answer:
         """Send empty requests: some on each of some new connections, `count` times."""
@@ -285,6 +285,19 @@ async def _measured(calls: Iterable[Call], at_once: int = 1) -> Answer:
         "failures": failures[:_REPORTED],
         "failed": len(failures),
     }
+
+
+async def _each(calls: Sequence[Call]) -> Answer:
+    """Make calls one after the other, and measure each: the answer has `latencies` in ms."""
+    latencies: list[float] = []
+
+    async def timed(call: Call) -> None:
+        begun = time.perf_counter()
+        await call()
+        latencies.append(round(1000 * (time.perf_counter() - begun), 4))
+
+    answer = await _measured(_bound(timed, call) for call in calls)
+    return {**answer, "latencies": latencies}
 
 
 async def execute(clients: Clients, line: bytes) -> Answer:

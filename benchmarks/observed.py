@@ -42,8 +42,7 @@ def everything_on(bench: Bench) -> Measurement:
         sinks = [stack.enter_context(_sink(bench.directory / f"sink{n}")) for n in range(2)]
         options = ["--status", f"127.0.0.1:{port}", "--console", f"127.0.0.1:{_free_port()}"]
         options += ["--audit-key", str(_audit_key(bench.directory / "audit.key"))]
-        for sink in sinks:
-            options += ["--audit-sink", f"syslog:{sink}"]
+        options += ["--audit-sink", ",".join(f"syslog:{sink}" for sink in sinks)]
         bare = ("127.0.0.1", _free_port())
         none = ("--log-level", "error", "--listen", f"{bare[0]}:{bare[1]}")
         daemons = [bench.daemon("observed", *options), bench.daemon("bare", *none)]

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
+from benchmarks import capacity, releases
 from benchmarks.cases import CASES
 from benchmarks.processes import CHECKOUT
 
 DOCS: Final = CHECKOUT / "docs"
 PAGE: Final = "performance.md"
 RUN: Final = "performance/run.json"
+RELEASES: Final = "performance/releases.json"
+CAPACITY: Final = "performance/capacity.json"
 RATIOS: Final = "performance/ratios.svg"
 COSTS: Final = "performance/costs.svg"
 
@@ -34,42 +37,83 @@ _HOW: Final = Path(__file__).with_name("performance_page.md")
 _MET, _MISSED, _BROKER, _LIMIT = "#2e7d32", "#c62828", "#1565c0", "#90a4ae"
 
 
-def write(run: Path) -> None:
-    """Write the page, its plots, and the run that they are made from, into `docs`."""
-    document = json.loads(run.read_text())
-    for name, text in files(document).items():
+Document = Mapping[str, Any]
+
+
+def write(file: Path) -> None:
+    """Write the page, its plots, and the runs that they are made from, into `docs`.
+
+    Args:
+        file: JSON of a run of all cases, or of some, which then replace those of the page; or of
+            `benchmarks.releases` or `benchmarks.capacity`.
+    """
+    new, stored = json.loads(file.read_text()), documents()
+    if "cases" in new:
+        stored[RUN] = merged(new, stored.get(RUN))
+    else:
+        stored[RELEASES if "releases" in new else CAPACITY] = new
+    for name, text in files(stored).items():
         path = DOCS / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
 
 
-def files(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return the content of each file by its path in `docs`."""
+def documents() -> dict[str, Document]:
+    """Return the runs that the page is made from, by their paths in `docs`."""
     return {
-        PAGE: page(document),
-        RATIOS: ratios(document["cases"]),
-        COSTS: costs(document["cases"]),
-        RUN: json.dumps(document, indent=1) + "\n",
+        name: json.loads((DOCS / name).read_text())
+        for name in (RUN, RELEASES, CAPACITY)
+        if (DOCS / name).exists()
     }
 
 
-def page(document: Mapping[str, Any]) -> str:
+def merged(new: Document, old: Document | None) -> Document:
+    """Return a run with all cases: those of the new one, and the others of the old one.
+
+    A case of a run that had not all cases has a note with its time and load.
+    """
+    names = {case["name"] for case in new["cases"]}
+    if old is None or names >= {case.name for case in CASES}:
+        return new
+    machine = new["machine"]
+    apart = f"measured in a run of its own: {machine['time'][:16]} UTC, load {machine['load'][0]}"
+    details = {
+        name: {**detail, "notes": [apart, *detail["notes"]]}
+        for name, detail in new["details"].items()
+    }
+    cases = {case["name"]: case for case in (*old["cases"], *new["cases"])}
+    order = [case.name for case in CASES if case.name in cases]
+    return {
+        "machine": old["machine"],
+        "cases": [cases[name] for name in order],
+        "details": {name: {**old["details"], **details}[name] for name in order},
+    }
+
+
+def files(stored: Mapping[str, Document]) -> dict[str, str]:
+    """Return the content of each file by its path in `docs`, from the runs by theirs."""
+    run = stored[RUN]
+    more = {name: json.dumps(document, indent=1) + "\n" for name, document in stored.items()}
+    return {
+        PAGE: page(run, stored.get(RELEASES), stored.get(CAPACITY)),
+        RATIOS: ratios(run["cases"]),
+        COSTS: costs(run["cases"]),
+        **more,
+    }
+
+
+def page(
+    document: Document, by_store: Document | None = None, by_engine: Document | None = None
+) -> str:
     """Return the page."""
     met = sum(case["met"] for case in document["cases"])
     summary = f"{met} of {len(document['cases'])} targets are met in this run:"
-    machine = document["machine"]
-    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
-    about = (
-        f"verdictd-py {machine['verdictd_py']} on {machine['cores']} cores ({machine['cpu']}), "
-        f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, Python {machine['python']}, "
-        f"{machine['openssl']}, {libraries}; {machine['time'][:10]}, load {machine['load'][0]} at "
-        f"the start{', `--quick`' if machine['quick'] else ''}."
-    )
+    about = textwrap.wrap(f"Machine: {_about(document['machine'])}", _WIDTH)
     return "\n".join(
         [
             "# Performance",
             "",
-            "<!-- Made by ./dev bench --docs from performance/run.json; edit benchmarks/. -->",
+            "<!-- Made by ./dev bench --docs from performance/*.json; edit benchmarks/. -->",
             "",
             f"What the broker costs, next to what its libraries cost. {summary}",
             "",
@@ -79,13 +123,76 @@ def page(document: Mapping[str, Any]) -> str:
             "",
             "![CPU of each operation and of its limit](performance/costs.svg)",
             "",
-            *textwrap.wrap(f"Machine: {about}", _WIDTH),
+            *about,
             "",
             *_notes(document["details"]),
             "",
+            *_releases(by_store),
+            *_capacity(by_engine),
             _HOW.read_text(),
         ]
     )
+
+
+def _about(machine: Mapping[str, Any]) -> str:
+    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+    return (
+        f"verdictd-py {machine['verdictd_py']} on {machine['cores']} cores ({machine['cpu']}), "
+        f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, Python {machine['python']}, "
+        f"{machine['openssl']}, {libraries}; {machine['time'][:10]}, load {machine['load'][0]} at "
+        f"the start{', `--quick`' if machine['quick'] else ''}."
+    )
+
+
+def _run_of(document: Document) -> str:
+    machine = document["machine"]
+    return (
+        f"{machine['time'][:16]} UTC, load {machine['load'][0]} at the start on {machine['cores']} "
+        "cores, on which the engines and the clients run as well"
+    )
+
+
+def _releases(document: Document | None) -> list[str]:
+    """Return the section about stores."""
+    if document is None:
+        return []
+    text = (
+        "One release by a running broker to a guest that has attested: a resource over the same "
+        "HTTP connection, a key over the attested channel. CPU is that of the broker's processes; "
+        "`to plain` is the median of the ratios of the rounds, in which all brokers serve in turn: "
+        f"{document['rounds']} rounds of {document['releases']} releases. `cache` is "
+        "`--seal-cache-seconds`. The engines are PostgreSQL and OpenBao over TLS, and SoftHSM2. "
+        f"{_run_of(document)}: latencies of a quiet machine are lower, the ratios hold."
+    )
+    return [
+        "## Releases by store",
+        "",
+        *textwrap.wrap(text, _WIDTH),
+        "",
+        *releases.table(document),
+        "",
+    ]
+
+
+def _capacity(document: Document | None) -> list[str]:
+    """Return the section about engines."""
+    if document is None:
+        return []
+    text = (
+        "Unseen TDX guests over HTTP, each with one appraisal, which is one decision, and one "
+        f"release: {document['rounds']} rounds of {document['guests']} guests of each broker in "
+        "turn. Bytes are what each guest adds; those of PostgreSQL are of tables with their indexes "
+        "and of rows that are not vacuumed yet. CPU of the broker and of its engines: "
+        f"{_run_of(document)}."
+    )
+    return [
+        "## What a guest needs of each engine",
+        "",
+        *textwrap.wrap(text, _WIDTH),
+        "",
+        *capacity.table(document),
+        "",
+    ]
 
 
 def _table(cases: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> list[str]:

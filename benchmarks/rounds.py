@@ -22,11 +22,13 @@ class Sample:
         cpu: milliseconds of the server's CPU, all of its processes together.
         wall: milliseconds of wall time, as the client sees it.
         by_process: CPU seconds of each of the server's processes in the round, by pid.
+        latencies: wall time of each operation, for commands that measure it.
     """
 
     cpu: float
     wall: float
     by_process: Mapping[int, float] = field(default_factory=dict)
+    latencies: Sequence[float] = ()
 
     def __add__(self, other: Sample) -> Sample:
         return Sample(self.cpu + other.cpu, self.wall + other.wall)
@@ -50,7 +52,10 @@ def cost(server: Process, client: Peer, call: str, **arguments: Any) -> Sample: 
         raise BenchmarkFailed(f"{call}: {answer['failures'][0]}")
     count = answer["count"]
     return Sample(
-        _MS * sum(spent.values()) / count, _MS * answer["seconds"] / count, by_process=spent
+        _MS * sum(spent.values()) / count,
+        _MS * answer["seconds"] / count,
+        by_process=spent,
+        latencies=answer.get("latencies", ()),
     )
 
 

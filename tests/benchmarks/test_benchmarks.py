@@ -172,13 +172,56 @@ def test_only_run_time_dependencies_are_used() -> None:
     assert not developers & set(done.stdout.split())
 
 
-def test_the_page_is_what_its_run_gives() -> None:
-    run = json.loads((performance_page.DOCS / performance_page.RUN).read_text())
-    later = {  # than the run of the page
-        "session with all observability on against off",
-        "slowest scrape of metrics during a flood",
-    }
-    names = [case["name"] for case in run["cases"]]
-    assert names == [case.name for case in CASES if case.name in names or case.name not in later]
-    for name, text in performance_page.files(run).items():
+def test_the_page_is_what_its_runs_give() -> None:
+    stored = performance_page.documents()
+    assert [case["name"] for case in stored[performance_page.RUN]["cases"]] == list(TARGETS)
+    for name, text in performance_page.files(stored).items():
         assert (performance_page.DOCS / name).read_text() == text, "./dev bench --docs run.json"
+
+
+def run_of(*names: str, load: float) -> dict[str, Any]:
+    """Return a run of some cases, as `--json` writes it."""
+    machine = {**report.machine(quick=False), "load": [load, 0.0, 0.0]}
+    results = [replace(result(load, limits=(1.0,)), name=name, notes=("a note",)) for name in names]
+    return report.document(results, machine)
+
+
+def test_a_run_of_some_cases_replaces_them_and_says_so() -> None:
+    names = list(TARGETS)
+    old, new = run_of(*names[:5], *names[6:], load=0.5), run_of(names[1], names[5], load=2.5)
+    merged = performance_page.merged(new, old)
+    assert [case["name"] for case in merged["cases"]] == list(merged["details"]) == names
+    medians = {case["name"]: case["median"] for case in merged["cases"]}
+    assert {name for name in names if medians[name] == 2.5} == {names[1], names[5]}
+    for name, detail in merged["details"].items():
+        apart = [note for note in detail["notes"] if "a run of its own" in note]
+        assert bool(apart) == (name in (names[1], names[5]))
+        assert "load 2.5" in "".join(apart) or not apart
+        assert detail["notes"][-1] == "a note"
+    assert merged["machine"] == old["machine"]
+    whole = run_of(*names, load=1.5)
+    assert performance_page.merged(whole, old) == whole
+
+
+def test_stores_without_their_engine_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    file = tmp_path / "releases.json"
+    command = [sys.executable, "-m", "benchmarks.releases", "--rounds", "1", "--count", "2"]
+    own = {name: text for name, text in os.environ.items() if not name.startswith("VERDICTD_")}
+    done = subprocess.run(
+        [*command, "--json", str(file)],
+        cwd=CHECKOUT,
+        env=own,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(file.read_text())
+    assert list(document["rows"]) == ["directory, plain", "directory, file"]
+    for row in document["rows"].values():
+        for figures in row.values():
+            assert min(figures["latency"], figures["cpu"], figures["ratio"]) > 0
+            assert figures["latency"] <= figures["p99"]
+    assert len(document["skipped"]) == 8
+    assert all("./dev engines up" in reason for reason in document["skipped"].values())
+    assert "VERDICTD_TEST_POSTGRES is not set" in done.stdout

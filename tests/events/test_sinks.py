@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ import pytest
 import trustme
 
 from tests.events.trails import created
-from tests.support.clock import until
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import AuditNotDelivered, WarningSink
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.chain import FIRST, sealed
 from verdictd_py.events.sinks import choice, journald, sink
+from verdictd_py.events.sinks import datagrams as datagrams_module
 from verdictd_py.events.sinks.choice import deliveries, sink_of
 from verdictd_py.events.sinks.journald import JournalSink
 from verdictd_py.events.sinks.sink import Delivery
@@ -117,7 +118,6 @@ async def test_records_of_a_moment_are_sent_together(monkeypatch: pytest.MonkeyP
     collector = Collector()
     delivery = Delivery("test", collector)
     delivery.put(b"first\n")
-    await until(lambda: not delivery._is_idle or collector.calls)
     delivery.put(b"second\n")
     assert await asyncio.to_thread(delivery.close, 60) == 0
     assert collector.lines == [b"first", b"second"]
@@ -264,6 +264,65 @@ def test_a_server_with_another_certificate_gets_nothing(audit: Path, tmp_path: P
             tested.send([b'{"event":"x","time":"t"}'])
         thread.join(60)
         tested.close()
+
+
+def numbered(count: int) -> list[bytes]:
+    return [b'{"event":"key.created","number":%d,"time":"t"}' % each for each in range(count)]
+
+
+def test_a_socket_gets_all_records_although_it_has_room_for_few(
+    datagrams: tuple[Path, socket.socket],
+) -> None:
+    """The queue of a unix socket has 10 datagrams by default (net.unix.max_dgram_qlen)."""
+    path, server = datagrams
+    tested, lines = sink_of(f"syslog:{path}"), numbered(1000)
+    with ThreadPoolExecutor() as pool:
+        sending = pool.submit(tested.send, lines)
+        messages = received(server, len(lines))
+        assert sending.result(60) == 0
+    assert [text.partition(b" - ")[2] for text in messages] == lines
+    tested.close()
+
+
+def test_a_socket_whose_reader_takes_nothing_is_reported(
+    datagrams: tuple[Path, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datagrams_module, "SECONDS", 0.01)  # window: the reader takes nothing
+    path, server = datagrams
+    tested, lines = sink_of(f"syslog:{path}"), numbered(1000)
+    with pytest.raises(TimeoutError):
+        tested.send(lines)
+    server.close()
+    with pytest.raises(ConnectionRefusedError):
+        tested.send(lines)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        tested.send(lines)
+
+
+def test_a_record_that_is_too_large_for_a_socket_is_counted(
+    datagrams: tuple[Path, socket.socket],
+) -> None:
+    path, server = datagrams
+    first, last = numbered(2)
+    large = b'{"event":"key.created","more":"' + b"x" * 1_000_000 + b'","time":"t"}'
+    tested = sink_of(f"syslog:{path}")
+    assert tested.send([first, large, large, last]) == 2
+    assert [text.partition(b" - ")[2] for text in received(server, 2)] == [first, last]
+    tested.close()
+
+
+@pytest.mark.parametrize("event", ["a b", "a\x00b", "a\x7fb", "aé b"])
+def test_no_record_forges_a_header(datagrams: tuple[Path, socket.socket], event: str) -> None:
+    path, server = datagrams
+    line = json.dumps({"event": event, "time": f"t {event}"}, separators=(",", ":")).encode()
+    tested = sink_of(f"syslog:{path}")
+    tested.send([line])
+    header, _, text = received(server, 1)[0].partition(b" - ")
+    assert text == line
+    assert header.split(b" ")[5:] == [b"ab"]
+    assert header.split(b" ")[1] == b"tab"
+    tested.close()
 
 
 def test_the_journal_gets_the_fields_of_a_record(datagrams: tuple[Path, socket.socket]) -> None:

@@ -97,8 +97,9 @@ def test_lines_that_wait_are_written_at_the_end(pipe: Pipe) -> None:
     assert pipe.lines("line 199") == [f"line {number}\n" for number in range(200)]
 
 
+@pytest.mark.parametrize("is_file", [False, True])
 def test_lines_of_one_moment_are_written_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_file: bool
 ) -> None:
     """In pieces that the kernel does not mix with lines of another process."""
     writes: list[bytes] = []
@@ -111,13 +112,40 @@ def test_lines_of_one_moment_are_written_together(
     monkeypatch.setattr(writer, "GATHER_SECONDS", 3600)
     monkeypatch.setattr(os, "write", counted)
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
-    log_writer = LogWriter(log)
+    reading, writing = os.pipe()
+    log_writer = LogWriter(log if is_file else writing)
     for number in range(100):
         log_writer.write(f"line {number:093}\n")
     assert log_writer.close(60) == 0
+    for descriptor in (log, reading, writing):
+        os.close(descriptor)
+    pieces = 100 * 99 // (select.PIPE_BUF // 99 * 99) + 1
+    assert len(writes) == (1 if is_file else pieces)
+    assert all(data.endswith(b"\n") for data in writes)
+    assert is_file or all(len(data) <= select.PIPE_BUF for data in writes)
+
+
+def test_two_processes_that_write_large_pieces_to_one_file_do_not_mix_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "GATHER_SECONDS", 0.0001)
+    path = tmp_path / "log"
+    log = os.open(path, os.O_WRONLY | os.O_CREAT)  # as a shell opens it: one for both
+    program = (
+        "import sys\n"
+        "from verdictd_py.events.writer import LogWriter\n"
+        "log = LogWriter(2)\n"
+        "for number in range(3000): log.write(f'{sys.argv[1]} {number:0300}\\n')\n"
+        "sys.exit(log.close(60))\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, name], stderr=log, env=environment())
+        for name in ("one", "two")
+    ]
     os.close(log)
-    assert len(writes) == 100 * 99 // (select.PIPE_BUF // 99 * 99) + 1
-    assert all(data.endswith(b"\n") and len(data) <= select.PIPE_BUF for data in writes)
+    assert [each.wait(100) for each in running] == [0, 0]
+    expected = [f"{name} {number:0300}" for name in ("one", "two") for number in range(3000)]
+    assert sorted(path.read_text().splitlines()) == expected
 
 
 def test_a_line_is_written_without_another_one(pipe: Pipe) -> None:

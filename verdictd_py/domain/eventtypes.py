@@ -167,16 +167,18 @@ class Event:
             are equal whatever their connections are.
     """
 
-    __slots__ = ("__dict__", "correlation")
+    __slots__ = ("__dict__", "_rendered", "correlation")
 
     spec: ClassVar[EventSpec]
     correlation: Correlation
+    _rendered: dict[str, RenderedValue] | None
 
     def __init__(self, **values: EventValue) -> None:
         if values.keys() != self.spec.names:
             values = self.spec.completed(values)
         object.__setattr__(self, "__dict__", values)
         object.__setattr__(self, "correlation", current())
+        object.__setattr__(self, "_rendered", None)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -196,15 +198,23 @@ class Event:
         values = ", ".join(f"{name}={self.__dict__[name]!r}" for name in self.spec.fields)
         return f"{type(self).__qualname__}({values})"
 
-    def rendered(self) -> dict[str, RenderedValue]:
+    def rendered(self) -> Mapping[str, RenderedValue]:
         """Return the fields for the log and the audit trail.
 
         Texts and lists are truncated to their bounds, secrets are rendered as their size. An
         optional field without a value is omitted; any other field without a value is None.
         """
+        rendered = self._rendered
+        if rendered is None:  # the trail and the log need it
+            rendered = self._render()
+            object.__setattr__(self, "_rendered", rendered)
+        return rendered
+
+    def _render(self) -> dict[str, RenderedValue]:
         rendered: dict[str, RenderedValue] = {}
+        values = self.__dict__
         for name, declared in self.spec.fields.items():
-            value: EventValue = getattr(self, name)
+            value: EventValue = values[name]
             if value is not None:
                 rendered[name] = declared.info.render(value)
             elif not declared.optional:

@@ -74,8 +74,13 @@ def source_of(event: Event) -> str:
 
     A host with IPv6 usually has 2**64 addresses, so its /64 network counts as one source.
     """
-    peer = getattr(event, "peer", None) or getattr(event, "caller", None) or "unknown"
-    return _source(str(peer))
+    values = event.__dict__
+    peer = values.get("peer") or values.get("caller") or "unknown"
+    text = str(peer)
+    host, colon, port = text.partition(":")
+    if colon and port.isdigit():  # no IPv6: each connection of a host has another port
+        text = host
+    return _source(text)
 
 
 @lru_cache(maxsize=MAX_SOURCES)

@@ -83,10 +83,11 @@ class _Logger(structlog.BoundLoggerBase):
     """
 
     def write(self, event: Event) -> None:
-        fields = event.rendered()
-        if connection := event.correlation.id:
-            fields["connection"] = connection
-        self._proxy_to_logger(event.spec.level, event.spec.name, **fields)
+        spec, fields, connection = event.spec, event.rendered(), event.correlation.id
+        if connection:
+            self._proxy_to_logger(spec.level, spec.name, **fields, connection=connection)
+        else:
+            self._proxy_to_logger(spec.level, spec.name, **fields)
 
 
 class _Lines:
@@ -110,8 +111,15 @@ def _text_line(logger: object, level: str, event: MutableMapping[str, Any]) -> s
     del logger
     name = event.pop("event")
     texts = [
-        f"{key}={_TEXT(value) if type(value) is str else _JSON(value)}"
+        f"{key}={_TEXT(value) if type(value) is str else _other(value)}"
         for key, value in event.items()
         if value is not None
     ]
     return " ".join((_now(), level.upper(), name, *texts)) + "\n"
+
+
+def _other(value: object) -> str:
+    """Return the JSON of a value that is no text."""
+    if type(value) is list:  # only of texts
+        return f"[{', '.join(map(_TEXT, value))}]"
+    return _JSON(value)

@@ -1,24 +1,23 @@
 """Writer of the log in a thread, so that a stalled reader stalls nothing else.
 
 To wake this thread costs more than to make a line. The first line therefore sets a timer of the
-kernel (timerfd_create(2)), which wakes it after `GATHER_SECONDS` to write the lines of that time
-together. A process that is killed loses the lines of that time; the audit trail has its own file
-and loses nothing.
+kernel, which wakes it after `GATHER_SECONDS` to write the lines of that time together. A process
+that is killed loses the lines of that time; the audit trail has its own file and loses nothing.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import select
+import stat
 import threading
-import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Final
+
+from verdictd_py.events.timer import AT_ONCE, Timer
 
 MAX_QUEUED_BYTES: Final = 4 * 1024 * 1024
 """Maximum size of all lines that wait; some 20,000 usual ones. Further lines are dropped."""
@@ -35,11 +34,10 @@ GATHER_SECONDS: Final = 0.05
 WAKE_BYTES: Final = 64 * 1024
 """Size of the waiting lines from which they are written at once."""
 
-_AT_ONCE: Final = 0.0
-
 MAX_WRITE_BYTES: Final = select.PIPE_BUF
 """Size of a write with several lines. Writes up to this size to a pipe are never mixed with those
-of another process that has the same standard error (pipe(7))."""
+of another process that has the same standard error (pipe(7)). The kernel never mixes writes to a
+regular file, so that they may be as large as `WAKE_BYTES`."""
 
 
 class LogWriter:
@@ -57,12 +55,14 @@ class LogWriter:
 
     def __init__(self, descriptor: int, *, on_dropped: Callable[[int], None] | None = None) -> None:
         self._descriptor = descriptor
+        self._is_file = _is_file(descriptor)
+        self._write_bytes = WAKE_BYTES if self._is_file else MAX_WRITE_BYTES
         self.on_dropped = on_dropped
         self._changed = threading.RLock()
         self._lines: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
-        self._timer = _Timer()
+        self._timer = Timer()
         self._is_set = False  # whether the timer wakes the thread
         self._closing = False
         # A daemon thread: a write that blocks forever must not keep the process from ending.
@@ -83,7 +83,7 @@ class LogWriter:
                 self._is_set = True
                 self._timer.set(GATHER_SECONDS)
             elif self._size - len(data) < WAKE_BYTES <= self._size:
-                self._timer.set(_AT_ONCE)
+                self._timer.set(AT_ONCE)
 
     @property
     def queue_length(self) -> int:
@@ -98,7 +98,7 @@ class LogWriter:
         """
         with self._changed:
             self._closing = self._is_set = True
-            self._timer.set(_AT_ONCE)
+            self._timer.set(AT_ONCE)
         self._thread.join(seconds)
         with self._changed:
             return self._dropped + len(self._lines)
@@ -125,7 +125,7 @@ class LogWriter:
         """
         while True:
             with self._changed:
-                if self._closing or self._size >= MAX_WRITE_BYTES:
+                if self._closing or self._size >= self._write_bytes:
                     break
                 self._is_set = bool(self._lines)
                 if self._lines:
@@ -138,7 +138,7 @@ class LogWriter:
             lines: list[bytes] = []
             for line in self._lines:
                 size += len(line)
-                if lines and size > MAX_WRITE_BYTES:
+                if lines and size > self._write_bytes:
                     break
                 lines.append(line)
             return lines
@@ -150,7 +150,7 @@ class LogWriter:
         """
         lost = 0
         while lines:
-            with _exclusively(self._descriptor):
+            with nullcontext() if self._is_file else _exclusively(self._descriptor):
                 written = self._write(b"".join(lines))
             complete = 0
             while complete < len(lines) and written >= len(lines[complete]):
@@ -173,45 +173,11 @@ class LogWriter:
         return len(data) - len(view)
 
 
-class _Timer:
-    """Timer of the kernel, for which a thread waits without a lock of Python.
-
-    Raises:
-        OSError: there is no descriptor for it.
-    """
-
-    def __init__(self) -> None:
-        self._descriptor = _checked(_LIBC.timerfd_create(time.CLOCK_MONOTONIC, os.O_CLOEXEC))
-        weakref.finalize(self, os.close, self._descriptor).atexit = False  # a thread may wait
-
-    def set(self, seconds: float) -> None:
-        """Have the timer expire once, some time from now, instead of when it was set to."""
-        nanoseconds = max(1, int(seconds * 1e9))
-        new = _Timerspec(0, 0, *divmod(nanoseconds, 1_000_000_000))
-        _checked(_LIBC.timerfd_settime(self._descriptor, 0, ctypes.byref(new), None))
-
-    def wait(self) -> None:
-        """Wait until it has expired since the last call."""
-        os.read(self._descriptor, 8)
-
-
-class _Timerspec(ctypes.Structure):
-    """`struct itimerspec`: the interval, which is zero, and the time until it expires."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_long)
-        for name in ("interval", "interval_nanoseconds", "seconds", "nanoseconds")
-    )
-
-
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
+def _is_file(descriptor: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:  # it is closed; each write says so
+        return False
 
 
 @contextmanager

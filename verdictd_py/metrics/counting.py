@@ -65,9 +65,14 @@ class CountedConnections:
     def __init__(self, numbers: Numbers) -> None:
         self._numbers = numbers
         self._stages: dict[str, dict[str, tuple[int, int]]] = {}
+        self._accepted: dict[str, int] = {}
 
     def connected(self, listener: str) -> None:
-        self._numbers.add(families.CONNECTIONS, (listener,))
+        place = self._accepted.get(listener)
+        if place is None:
+            place = self._numbers.index(families.CONNECTIONS, ((listener,),))
+            self._accepted[listener] = place
+        self._numbers.add_at(place)
 
     def called(self, listener: str, status: str) -> None:
         self._numbers.add(families.CALLS, (listener,), (status,))
@@ -79,7 +84,7 @@ class CountedConnections:
         def stage(name: str, nanoseconds: int, total: int) -> None:
             del total
             first, exemplars = places[name]
-            observe(first, exemplars, nanoseconds / 1e9, connection)
+            observe(first, exemplars, nanoseconds, connection)
 
         return stage
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from threading import Lock
+from time import time
 from typing import Final, Self
 
 from verdictd_py import sharedmemory
@@ -28,6 +28,7 @@ from verdictd_py.metrics.families import SECONDS, Family, Kind
 _NUMBER: Final = 8  # bytes of format "d"
 _HEADER_BYTES: Final = 64
 _BUCKETS: Final = len(SECONDS) + 1
+_BOUNDS: Final = tuple(round(bound * 1e9) for bound in SECONDS)  # in nanoseconds
 _EXEMPLAR: Final = 4  # numbers: time, value, and sixteen bytes of the id
 
 EXEMPLAR_SECONDS: Final = 1.0
@@ -161,7 +162,9 @@ class Numbers:
         with self._lock:
             self._memory[index] += amount
             if exemplar:
-                self._note(self._places[name].exemplar(index), exemplar, amount)
+                at = self._places[name].exemplar(index)
+                if not 0 <= time() - self._memory[at] < EXEMPLAR_SECONDS:
+                    self._note(at, exemplar, amount)
 
     def add_at(self, index: int) -> None:
         """Add 1 to the counter at an index."""
@@ -174,21 +177,22 @@ class Numbers:
         """Add an observation to a histogram; see `add`."""
         first = self.index(name, labels)
         at = self._places[name].exemplar(first) if exemplar else 0
-        self.observe_at(first, at, seconds, exemplar)
+        self.observe_at(first, at, round(seconds * 1e9), exemplar)
 
-    def observe_at(self, first: int, exemplars: int, seconds: float, exemplar: str) -> None:
+    def observe_at(self, first: int, exemplars: int, nanoseconds: int, exemplar: str) -> None:
         """Add an observation to the histogram at an index.
 
         Args:
             exemplars: index of its exemplars.
         """
-        bucket = bisect_left(SECONDS, seconds)
+        bucket = bisect_left(_BOUNDS, nanoseconds)
         memory = self._memory
         with self._lock:
             memory[first + bucket] += 1
-            memory[first + _BUCKETS] += seconds
-            if exemplar:
-                self._note(exemplars + bucket * _EXEMPLAR, exemplar, seconds)
+            memory[first + _BUCKETS] += nanoseconds / 1e9
+            at = exemplars + bucket * _EXEMPLAR
+            if exemplar and not 0 <= time() - memory[at] < EXEMPLAR_SECONDS:
+                self._note(at, exemplar, nanoseconds / 1e9)
 
     def exemplars(self, name: str, first: int) -> int:
         """Return where the exemplars of the series at an index are."""
@@ -203,17 +207,14 @@ class Numbers:
         return self._memory[self.index(name, labels)]
 
     def _note(self, at: int, identity: str, value: float) -> None:
-        """Write an exemplar, unless the last one was written a moment ago: it costs most of all."""
+        """Write an exemplar; the callers do not if the last one was written a moment ago."""
         memory = self._memory
-        now = time.time()
-        if 0 <= now - memory[at] < EXEMPLAR_SECONDS:
-            return
         with suppress(ValueError):  # it is not an id
             written = memoryview(bytes.fromhex(identity)[:16].ljust(16, b"\0")).cast("d")
             memory[at] = 0  # a reader ignores it meanwhile
             memory[at + 1] = value
             memory[at + 2 : at + 4] = written
-            memory[at] = now
+            memory[at] = time()
 
 
 class Memory:

@@ -5,7 +5,6 @@ Source: systemd, "Native Journal Protocol" (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -15,6 +14,7 @@ from typing import Final
 
 from verdictd_py.domain.events import CATALOGUE
 from verdictd_py.domain.eventtypes import Level
+from verdictd_py.events.sinks.datagrams import Datagrams
 
 SOCKET: Final = "/run/systemd/journal/socket"
 
@@ -22,7 +22,6 @@ _NOTICE: Final = 5
 _SEVERITIES: Final = {Level.DEBUG: 7, Level.INFO: _NOTICE, Level.WARNING: 4, Level.ERROR: 3}
 _LEVELS: Final = {kind.spec.name: kind.spec.level for kind in CATALOGUE}
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_TOO_LARGE: Final = (errno.EMSGSIZE, errno.ENOBUFS)
 
 
 def severity_of(event: str) -> int:
@@ -56,43 +55,24 @@ class JournalSink:
     """Sends records to the journal, each as `MESSAGE`, with `VERDICTD_EVENT`."""
 
     def __init__(self, path: str = SOCKET) -> None:
-        self._path = path
-        self._socket: socket.socket | None = None
+        self._datagrams = Datagrams(path, _send_file)
 
     def send(self, lines: Sequence[bytes]) -> int:
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        try:
-            for line in lines:
-                self._send(self._socket, _entry(line))
-        except OSError:
-            self.close()
-            raise
-        return 0
-
-    def _send(self, to: socket.socket, entry: bytes) -> None:
-        try:
-            to.sendto(entry, self._path)
-        except OSError as error:
-            if error.errno not in _TOO_LARGE:
-                raise
-            self._send_file(to, entry)
-
-    def _send_file(self, to: socket.socket, entry: bytes) -> None:
-        """Send an entry that is too large for a datagram as a sealed file in memory."""
-        descriptor = os.memfd_create("audit", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.write(descriptor, entry)
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-            to.connect(self._path)
-            socket.send_fds(to, [b""], [descriptor])
-        finally:
-            os.close(descriptor)
+        return self._datagrams.send([_entry(line) for line in lines])
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._datagrams.close()
+
+
+def _send_file(to: socket.socket, entry: bytes) -> None:
+    """Send an entry that is too large for a datagram as a sealed file in memory."""
+    descriptor = os.memfd_create("audit", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.write(descriptor, entry)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        socket.send_fds(to, [b""], [descriptor])
+    finally:
+        os.close(descriptor)
 
 
 def _entry(line: bytes) -> bytes:

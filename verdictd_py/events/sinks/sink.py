@@ -3,6 +3,9 @@
 The files of the trail are what counts. A sink that is slow or not reachable therefore delays
 nothing: records that do not fit into its queue are not delivered, and their number is recorded in
 the trail.
+
+To wake a thread costs more than to send a record. The first record therefore sets a timer, and the
+records of `GATHER_SECONDS` are sent together.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
+
+from verdictd_py.events.timer import AT_ONCE, Timer
 
 MAX_QUEUED_BYTES: Final = 8 * 1024 * 1024
 """Maximum size of all records that wait for one sink, some 10,000 usual ones."""
@@ -26,9 +31,8 @@ FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
 """Pauses between attempts to reach a sink, each twice as long as the one before."""
 
-GATHER_SECONDS: Final = 0.05
-"""Pause between the first of some records and their delivery. To wake the thread costs more than
-to send a record."""
+GATHER_SECONDS: Final = 0.1
+"""Pause between the first of some records and their delivery."""
 
 CLOSE_SECONDS: Final = 1.0
 """Time for a sink to take the records that wait when the process ends."""
@@ -65,13 +69,14 @@ class Delivery:
     def __init__(self, name: str, sink: Sink) -> None:
         self.name = name
         self._sink = sink
-        self._changed = threading.Condition()
+        self._changed = threading.Lock()
+        self._timer = Timer()
+        self._is_set = False  # whether the timer wakes the thread
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._lost = 0
         self._problem = ""
         self._is_reported = False
-        self._is_idle = True  # whether the next record is the first of some
         self._closing = threading.Event()
         # A daemon thread: a sink that blocks forever must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=f"audit {name}", daemon=True)
@@ -85,7 +90,11 @@ class Delivery:
                 return
             self._waiting.append(data)
             self._size += len(data)
-            self._changed.notify()
+            if not self._is_set:
+                self._is_set = True
+                self._timer.set(GATHER_SECONDS)
+            elif self._size - len(data) < MAX_BYTES <= self._size:
+                self._timer.set(AT_ONCE)
 
     def take_lost(self) -> int:
         """Return the number of records that were not delivered since the last call."""
@@ -118,7 +127,8 @@ class Delivery:
         """Have the thread end when it has delivered what waits, or at its next failure."""
         with self._changed:
             self._closing.set()
-            self._changed.notify()
+            self._is_set = True
+            self._timer.set(AT_ONCE)
 
     def close(self, seconds: float | None = None) -> int:
         """Deliver what waits; return the number of records that are lost.
@@ -152,18 +162,14 @@ class Delivery:
                 self._waiting.popleft()
                 self._size -= len(data)
                 self._lost += lost
-                self._is_idle = not self._waiting
         self._sink.close()
 
     def _next(self) -> bytes:
         """Wait for records; return the oldest ones, which stay in the queue. Empty at the end."""
-        with self._changed:
-            while not self._waiting and not self._closing.is_set():
-                self._changed.wait()
-            is_first = self._is_idle
-            self._is_idle = False
-        if is_first:
-            self._closing.wait(GATHER_SECONDS)
+        while not self._is_due():
+            self._timer.wait()
+            if self._waiting:
+                break
         with self._changed:
             if not self._waiting:
                 return b""
@@ -172,6 +178,16 @@ class Delivery:
                 first += self._waiting.popleft()
             self._waiting.appendleft(first)
             return first
+
+    def _is_due(self) -> bool:
+        """Return whether there is no reason to wait; otherwise the timer is set if it must be."""
+        with self._changed:
+            if self._closing.is_set() or self._size >= MAX_BYTES:
+                return True
+            self._is_set = bool(self._waiting)
+            if self._waiting:
+                self._timer.set(GATHER_SECONDS)
+            return False
 
 
 def _cause(error: Exception) -> str:

@@ -5,15 +5,16 @@ Sources: RFC 5424 (messages), RFC 6587, 3.4.1 (octet counting over TCP), RFC 542
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from verdictd_py.events.sinks.datagrams import Datagrams
 from verdictd_py.events.sinks.journald import member_of, severity_of
 
 SECONDS: Final = 5.0
@@ -28,53 +29,49 @@ TCP_PORT: Final = 601
 _AUDIT_FACILITY: Final = 13
 _MAX_NAME: Final = 32  # MSGID
 _MAX_HOST: Final = 255
+_MAX_TIME: Final = 64
+_EVENTS: Final = 256
+"""Events whose headers are kept; a plug-in may have some of its own."""
 
 
-def message(line: bytes) -> bytes:
-    """Return the message of a record: its time and event in the header, the line as the text."""
-    event = _word(member_of(line, "event"), _MAX_NAME)
-    priority = _AUDIT_FACILITY * 8 + severity_of(event)
+def messages(lines: Sequence[bytes]) -> list[bytes]:
+    """Return the message of each record: its time and event in the header, the line as the text."""
     host = _word(socket.gethostname(), _MAX_HOST)
-    time = _word(member_of(line, "time"), 64)
-    header = f"<{priority}>1 {time} {host} verdictd-py {os.getpid()}"
-    return f"{header} {event} - ".encode() + line
+    program = f"{host} verdictd-py {os.getpid()}"
+    result = []
+    for line in lines:
+        event = member_of(line, "event")
+        priority, name = _header_of(event)
+        time = _word(member_of(line, "time"), _MAX_TIME)
+        result.append(f"<{priority}>1 {time} {program} {name} - ".encode() + line)
+    return result
+
+
+@lru_cache(maxsize=_EVENTS)
+def _header_of(event: str) -> tuple[int, str]:
+    """Return priority and MSGID of the records of an event."""
+    name = _word(event, _MAX_NAME)
+    return _AUDIT_FACILITY * 8 + severity_of(name), name
 
 
 def _word(text: str, limit: int) -> str:
     """Return printable ASCII without spaces; `-` for nothing."""
-    return "".join(c for c in text if "!" <= c <= "~")[:limit] or "-"
+    if not (text.isascii() and text.isprintable() and " " not in text):
+        text = "".join(c for c in text if "!" <= c <= "~")
+    return text[:limit] or "-"
 
 
 class UnixSyslog:
     """Sends datagrams to a unix socket such as `/dev/log`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._socket: socket.socket | None = None
+        self._datagrams = Datagrams(str(path))
 
     def send(self, lines: Sequence[bytes]) -> int:
-        lost = 0
-        try:
-            if self._socket is None:
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._socket.settimeout(SECONDS)
-                self._socket.connect(str(self._path))
-            for line in lines:
-                try:
-                    self._socket.send(message(line))
-                except OSError as error:
-                    if error.errno != errno.EMSGSIZE:
-                        raise
-                    lost += 1
-        except OSError:
-            self.close()
-            raise
-        return lost
+        return self._datagrams.send(messages(lines))
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._datagrams.close()
 
 
 class StreamSyslog:
@@ -89,8 +86,7 @@ class StreamSyslog:
         self._socket: socket.socket | None = None
 
     def send(self, lines: Sequence[bytes]) -> int:
-        messages = (message(line) for line in lines)
-        data = b"".join(b"%d %b" % (len(text), text) for text in messages)
+        data = b"".join(b"%d %b" % (len(text), text) for text in messages(lines))
         try:
             if self._socket is None:
                 self._socket = self._connect()
