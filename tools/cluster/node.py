@@ -7,6 +7,7 @@ group for each controller; `remove` removes both. This needs root.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -31,7 +32,8 @@ NODE_ADDRESS: Final = "10.89.0.1"
 PODS: Final = "10.88.0.0/24"
 DOMAIN: Final = "cluster.local"
 PORTS: Final = Ports(etcd=2379, peers=2380, api=6443)
-GROUP: Final = "verdictd-py-cluster"
+GROUP: Final = f"verdictd-py-cluster-{hashlib.sha256(bytes(ROOT)).hexdigest()[:8]}"
+"""Control group of all pods. Each checkout has its own, so that `down` of one is not hindered."""
 VOLUMES: Final = INSIDE / "volumes"
 HOSTS: Final = INSIDE / "hosts"
 """Directory of files of addresses and names, which the name server reads when they change."""
@@ -183,13 +185,10 @@ def _run(*words: str) -> None:
 
 def _mounts() -> None:
     _run("mount", "--make-rshared", "/")
-    hold = STATE / "hold"
-    for name in ("hold", "files"):
-        (STATE / name).mkdir()
-    _run("mount", "--bind", str(STATE), str(hold))
+    (STATE / "files").mkdir()
     _run("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", "/run")
     INSIDE.mkdir()
-    _run("mount", "--move", str(hold), str(INSIDE))
+    _run("mount", "--bind", str(STATE), str(INSIDE))
     for name in ("/var/log", "/var/lib/cni"):
         target = Path(name)
         if target.is_dir():
