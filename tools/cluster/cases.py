@@ -122,26 +122,31 @@ class Site:
         return key, resource
 
     def values(self, **changes: object) -> Path:
-        """Return a file of the values of the release."""
-        values = {
-            "image": {
-                "repository": REPOSITORY,
-                "digest": (INSIDE / "digest").read_text(),
-                "pullPolicy": "Never",
-            },
-            "tls": {"existingSecret": "verdictd-tls"},
+        """Return a file of the values of the release.
+
+        Args:
+            changes: values instead of those for simulated guests; none for the defaults.
+        """
+        image = {
+            "repository": REPOSITORY,
+            "digest": (INSIDE / "digest").read_text(),
+            "pullPolicy": "Never",
+        }
+        values = {"image": image, "tls": {"existingSecret": "verdictd-tls"}, **changes}
+        file = self.directory / "values.yaml"
+        file.write_text(yaml.safe_dump(values))
+        return file
+
+    def for_guests(self) -> dict[str, Any]:
+        """Return the values with which simulated guests get what is in Secrets."""
+        return {
             "administrators": {"existingSecret": "verdictd-administrators"},
             "collateral": {"existingSecret": "verdictd-collateral"},
             "keys": [{"secret": "team-signing", "path": "team/signing"}],
             "resources": [{"secret": "team-resources", "path": "default/team"}],
-            "persistence": {"size": "1Gi"},
             # The guests are simulated.
             "unsafeOptions": ["--unsafe-tdx-root-ca=/etc/verdictd-py/collateral/root.pem"],
-            **changes,
         }
-        file = self.directory / "values.yaml"
-        file.write_text(yaml.safe_dump(values))
-        return file
 
     def helm(self, *words: str) -> float:
         """Run helm for the release; return the seconds.
@@ -263,9 +268,24 @@ async def installation(site: Site) -> AsyncIterator[Row]:
     key, resource = site.keys()
     seconds = await asyncio.to_thread(site.install, "install")
     yield judge(
-        f"`helm install {RELEASE} --wait`: to Ready",
+        f"`helm install {RELEASE} --wait` with the defaults: to Ready",
         f"{seconds:.1f} s",
         unless(seconds < READY_SECONDS, f"not below {READY_SECONDS:.0f} s"),
+        unless(site.restarts() == 0, "restarted"),
+    )
+    begin = time.monotonic()
+    tested = site.cluster.helm("test", RELEASE, f"--namespace={NAMESPACE}", "--logs")
+    left = site.cluster.kubectl("get", f"namespace/{RELEASE}-test", "--ignore-not-found")
+    yield judge(
+        f"`helm test {RELEASE}`",
+        f"passes, {time.monotonic() - begin:.0f} s",
+        unless(tested.returncode == 0, (tested.stdout + tested.stderr).strip()[-2000:]),
+        unless("Active" not in left.stdout, "its namespace is left"),
+    )
+    seconds = await asyncio.to_thread(site.install, "upgrade", **site.for_guests())
+    yield judge(
+        "`helm upgrade` with keys, resources and administrators from Secrets: to Ready",
+        f"{seconds:.1f} s",
         unless(site.restarts() == 0, "restarted"),
     )
     for name, got, expected in (
@@ -286,15 +306,6 @@ async def installation(site: Site) -> AsyncIterator[Row]:
         "works without options",
         unless(created.returncode == 0 and site.made, created.stderr.strip()),
         unless(status.returncode == 0, status.stderr.strip()),
-    )
-    begin = time.monotonic()
-    tested = site.cluster.helm("test", RELEASE, f"--namespace={NAMESPACE}", "--logs")
-    left = site.cluster.kubectl("get", f"namespace/{RELEASE}-test", "--ignore-not-found")
-    yield judge(
-        f"`helm test {RELEASE}`",
-        f"passes, {time.monotonic() - begin:.0f} s",
-        unless(tested.returncode == 0, (tested.stdout + tested.stderr).strip()[-2000:]),
-        unless("Active" not in left.stdout, "its namespace is left"),
     )
 
 
@@ -394,9 +405,12 @@ async def _until(condition: Callable[[], Awaitable[bool]], seconds: float = 300.
 
 async def eviction(site: Site) -> AsyncIterator[Row]:
     """Evict the pod against the PodDisruptionBudget, and with it."""
-    await asyncio.to_thread(site.install, "upgrade", podDisruptionBudget={"maxUnavailable": 0})
+    values = site.for_guests()
+    none: dict[str, Any] = {"podDisruptionBudget": {"maxUnavailable": 0}}
+    await asyncio.to_thread(site.install, "upgrade", **values, **none)
+    await _until(lambda: _is(_allowed(site) == 0))
     refused = _evict(site)
-    await asyncio.to_thread(site.install, "upgrade")
+    await asyncio.to_thread(site.install, "upgrade", **values)
     await _until(lambda: _is(_allowed(site) == 1))
     async with watched(site.guests, MADE, site.made) as outage:
         evicted = await asyncio.to_thread(_evict, site)
@@ -477,7 +491,7 @@ async def releases(site: Site) -> AsyncIterator[Row]:
     (previous / "Chart.yaml").write_text(yaml.safe_dump({**description, "version": PREVIOUS}))
     async with watched(site.guests, MADE, site.made) as outage:
         await asyncio.to_thread(site.helm, "uninstall", RELEASE, "--wait")
-        await asyncio.to_thread(site.install, "install", previous)
+        await asyncio.to_thread(site.install, "install", previous, **site.for_guests())
     claim = site.cluster.get("pvc", f"data-{POD}", f"--namespace={NAMESPACE}")
     yield _judge_outage(
         f"`helm uninstall`, and `helm install` of chart {PREVIOUS} on the retained volume",
@@ -493,7 +507,7 @@ async def releases(site: Site) -> AsyncIterator[Row]:
             if words:
                 await asyncio.to_thread(site.helm, *words)
             else:
-                await asyncio.to_thread(site.install, "upgrade")
+                await asyncio.to_thread(site.install, "upgrade", **site.for_guests())
         chart = site.pod()["metadata"]["labels"]["helm.sh/chart"]
         expected = PREVIOUS if words else description["version"]
         yield _judge_outage(
