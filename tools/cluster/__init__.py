@@ -1,0 +1,1 @@
+"""A real Kubernetes for the chart, built from its sources: `./dev cluster`."""
