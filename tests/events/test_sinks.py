@@ -19,6 +19,7 @@ import pytest
 import trustme
 
 from tests.events.trails import created
+from tests.support.clock import until
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import AuditNotDelivered, WarningSink
 from verdictd_py.errors import ConfigError
