@@ -63,7 +63,7 @@ def packages(signers: tuple[Signer, Signer], tmp_path_factory: pytest.TempPathFa
     wheel.write_bytes(b"wheel")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOURCE_DATE_EPOCH", "1790000000")
-        config = stage(place / "root", [wheel], "amd64", signers[0].secret)
+        config = stage(place / "root", [wheel], "amd64", signers[0].secret, "0.1.0")
     for kind in ("deb", "rpm"):
         command = (str(NFPM), "package", "-f", str(config), "-p", kind, "-t", str(place))
         subprocess.run(command, check=True, capture_output=True)
