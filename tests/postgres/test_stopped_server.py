@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.support.clock import elapse_until, until
 from verdictd_py.postgres.address import Address
-from verdictd_py.postgres.database import Database, DatabaseUnavailable
+from verdictd_py.postgres.database import Database, DatabaseUnavailable, _check
+from verdictd_py.postgres.objects import BOUND_SECONDS, POLL_SECONDS
 
 
 def _message(kind: bytes, content: bytes) -> bytes:
@@ -33,9 +35,16 @@ class _Stopped(asyncio.Protocol):
     transport: asyncio.Transport
     is_ready = False
 
-    def __init__(self, connections: set[asyncio.Transport], asked: asyncio.Event) -> None:
+    def __init__(
+        self,
+        connections: set[asyncio.Transport],
+        asked: asyncio.Event,
+        *,
+        answers_trials: bool = True,
+    ) -> None:
         self.connections = connections
         self.asked = asked
+        self.answers_trials = answers_trials
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -50,7 +59,7 @@ class _Stopped(asyncio.Protocol):
         if not self.is_ready:
             self.is_ready = True
             self.transport.write(_READY)
-        elif data.startswith(b"Q\0\0\0\x05"):  # the empty query that tries a connection
+        elif self.answers_trials and data.startswith(b"Q\0\0\0\x05"):  # the empty query
             self.transport.write(_EMPTY)
         else:
             self.asked.set()
@@ -79,4 +88,26 @@ async def test_a_transaction_ends_although_the_server_has_stopped(tmp_path: Path
         await database.close()
         for connection in tuple(connections):
             connection.abort()
+        await until(lambda: not connections)
+
+
+async def test_an_idle_connection_is_given_up_before_everything_is_refused(tmp_path: Path) -> None:
+    """So readiness reports a server that cannot be reached before the broker refuses guests."""
+    loop = asyncio.get_running_loop()
+    connections: set[asyncio.Transport] = set()
+    asked = asyncio.Event()
+    server = await loop.create_unix_server(
+        lambda: _Stopped(connections, asked, answers_trials=False), tmp_path / ".s.PGSQL.5432"
+    )
+    database = Database(Address.parse(f"postgresql://broker@/site?host={tmp_path}"))
+    async with server:
+        connection = await database.connect()
+        trial = asyncio.create_task(_check(connection))
+        await asked.wait()
+        assert POLL_SECONDS + await elapse_until(trial.done) < BOUND_SECONDS
+        with pytest.raises(psycopg.OperationalError):
+            await trial
+        await connection.close()
+        for each in tuple(connections):
+            each.abort()
         await until(lambda: not connections)

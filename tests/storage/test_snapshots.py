@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.formats.backup import BackedUpFile, Backup
 from verdictd_py.storage import snapshots
 from verdictd_py.storage.directory import Directory
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -137,3 +142,20 @@ def test_an_interrupted_restoration_can_be_repeated(
     assert not (tmp_path / "opa").exists()
     snapshots.restore(tmp_path, BACKUP)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["keys", "opa"]
+
+
+def test_a_kill_at_any_system_call_leaves_no_secret_without_its_policy(tmp_path: Path) -> None:
+    """A broker that starts without policies would release secrets by those of the package."""
+    command = [sys.executable, "-m", "tests.storage.restored", str(tmp_path / "data")]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=280, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()[-2000:]
+    results = json.loads(ended.stdout)
+    assert [one["killed"] for one in results] == [True] * (len(results) - 1) + [False]
+    for one in results:
+        states = one["states"]
+        assert "mixed" not in states.values()
+        if states["keys"] != "absent" or states["resources"] != "absent":
+            secret = states["keys"] if states["keys"] != "absent" else states["resources"]
+            assert (states["opa"], states["image"]) == (secret, secret), states
+        assert (one["then"], one["kept"], one["left"]) == (["new"], True, [])
+    assert {tuple(one["states"].values()) for one in results} > {("old",) * 5, ("new",) * 5}

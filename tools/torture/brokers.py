@@ -76,6 +76,9 @@ STARTS: Final = 5
 RECORDED_SECONDS: Final = 2.0
 """Time that may pass between a decision and its record, on a busy machine."""
 
+AHEAD: Final = 0.05
+"""Part of all guests that may begin before the policies have come as far."""
+
 REQUESTS: Final = 100
 SEED: Final = 19
 _TWICE: Final = 4
@@ -122,9 +125,16 @@ class Guests:
         self._choose = random.Random(SEED + 1)  # noqa: S311  # repeatable, nothing secret
         self.outcomes = Outcomes()
 
-    async def run(self, numbers: asyncio.Queue[int]) -> None:
-        """Serve guests until there are none left."""
+    async def run(self, numbers: asyncio.Queue[int], wait: Callable[[], bool]) -> None:
+        """Serve guests until there are none left.
+
+        Args:
+            wait: whether the next guest is to wait for the policies.
+        """
         while not numbers.empty():
+            if wait():
+                await asyncio.sleep(0.05)
+                continue
             await self._pod(numbers.get_nowait())
 
     async def _pod(self, number: int) -> None:
@@ -379,7 +389,9 @@ class Work:
             unending = [group.create_task(self._kill()), group.create_task(self.fleet.watch())]
             changing = group.create_task(self.operator.run(self._queue, *self._numbers))
             await self.operator.first.wait()
-            serving = [group.create_task(pods.run(self._queue)) for _ in range(AT_ONCE)]
+            serving = [
+                group.create_task(pods.run(self._queue, self._is_ahead)) for _ in range(AT_ONCE)
+            ]
             await asyncio.wait([*serving, changing, group.create_task(self._fail())])
             for task in unending:
                 task.cancel()
@@ -389,6 +401,11 @@ class Work:
                 await gate.close()
         self._seconds = time.monotonic() - begin
         await balancer.close()
+
+    def _is_ahead(self) -> bool:
+        """Return whether more of the guests than of the policies have begun, by some."""
+        guests, count = self._numbers
+        return 1 - self._queue.qsize() / guests > len(self.policies.changes) / count + AHEAD
 
     async def _kill(self) -> None:
         """Kill a broker every two seconds; the one before may still be starting."""

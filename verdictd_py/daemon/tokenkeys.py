@@ -55,7 +55,12 @@ class SharedTokenKeys:
         background("kbs_http.token-keys", self._keep_fresh)
 
     async def fault(self) -> str:
-        """Return why the keys cannot be read or stored now; empty if they can."""
+        """Return why the keys cannot be read or stored now; empty if they can.
+
+        After a failure they are read again, so that a broker is ready as soon as its store is.
+        """
+        if self._problem:
+            await self.refresh()
         return self._problem
 
     async def refresh(self) -> None:

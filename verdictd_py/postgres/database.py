@@ -39,6 +39,10 @@ ANSWER_SECONDS: Final = 15.0
 """Time limit of a transaction, longer than the server's own limit of a statement. It is for a
 server that has stopped, or that cannot be reached any more: it refuses nothing and ends nothing."""
 
+TRIAL_SECONDS: Final = 5.0
+"""Time limit of the empty query that tries an idle connection. It ends before a broker that can no
+longer reach the database refuses everything (`objects.BOUND_SECONDS`)."""
+
 CLOSE_SECONDS: Final = 0.1
 """Time for which the work of the pool is waited for when it is closed."""
 
@@ -273,13 +277,13 @@ class _Connection(AsyncConnection[Row]):
 
 
 @asynccontextmanager
-async def _bounded(connection: Connection) -> AsyncIterator[None]:
-    """Disconnect a connection on which work takes longer than `ANSWER_SECONDS`.
+async def _bounded(connection: Connection, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
+    """Disconnect a connection on which work takes longer than `seconds`.
 
     The work then fails as if the server had disconnected, so that a commit ends as `CommitUnknown`.
     To cancel the work would send a request to the server, and wait for its answer.
     """
-    timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, _disconnect, connection)
+    timer = asyncio.get_running_loop().call_later(seconds, _disconnect, connection)
     try:
         yield
     finally:
@@ -293,7 +297,7 @@ def _disconnect(connection: Connection) -> None:
 
 
 async def _check(connection: Connection) -> None:
-    async with _bounded(connection):
+    async with _bounded(connection, TRIAL_SECONDS):
         await AsyncConnectionPool.check_connection(connection)
 
 

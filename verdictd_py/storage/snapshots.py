@@ -20,6 +20,9 @@ from typing import Final
 from verdictd_py.errors import ConfigError, NotFound, StorageError
 from verdictd_py.formats.backup import TOPS, BackedUpFile, Backup
 from verdictd_py.storage.directory import Directory, Entry, Segments
+from verdictd_py.storage.documents import OPA
+
+_SECRETS: Final = frozenset({"keys", "resources"})
 
 MAX_PASSES: Final = 100
 """Maximum number of lists. Each one after the first reads only what has changed meanwhile."""
@@ -93,7 +96,7 @@ def restore(path: Path, backup: Backup, *, replace: bool = False) -> Path | None
     """Write the files of a verified backup into a data directory.
 
     They are written next to their place first. If this is interrupted, the directory has no part
-    of the backup, or all directories that were moved into place completely.
+    of the backup, or directories that were moved into place completely, those with secrets last.
 
     The audit trail and the revisions of documents stay: they prove that older documents return.
 
@@ -122,7 +125,7 @@ def restore(path: Path, backup: Backup, *, replace: bool = False) -> Path | None
         staging = path / f"{_STAGING}{secrets.token_hex(4)}"
         _write(staging, backup)
         aside = _move_aside(path, present) if present else None
-        for item in sorted(staging.iterdir()):
+        for item in sorted(staging.iterdir(), key=_last_secrets):
             item.rename(path / item.name)
         staging.rmdir()
         _synchronize(path)
@@ -140,9 +143,18 @@ def _move_aside(path: Path, present: list[Path]) -> Path:
     """Move the content into a new directory inside, and return it."""
     aside = path / f"before-restore-{secrets.token_hex(4)}"
     aside.mkdir(mode=0o700)
-    for item in present:
+    for item in sorted(present, key=_last_secrets, reverse=True):
         item.rename(aside / item.name)
     return aside
+
+
+def _last_secrets(item: Path) -> tuple[bool, bool]:
+    """Return the place of a directory in the order of a restoration, the policies first.
+
+    A broker that starts after an interrupted one finds no secrets without their policies, which it
+    would release by those of the package.
+    """
+    return item.name in _SECRETS, item.name != OPA
 
 
 def _write(staging: Path, backup: Backup) -> None:
