@@ -150,6 +150,23 @@ async def test_a_wrong_pin_is_refused_and_not_disclosed(token: Token) -> None:
     await kek.close()
 
 
+async def test_a_refused_pin_is_not_tried_again(token: Token) -> None:
+    """The check of the health runs again and again: a real token would lock itself."""
+    kek = open_key(token.uri)
+    token.pin.chmod(0o600)
+    token.pin.write_text("999999")
+    with pytest.raises(SealUnavailable, match="PIN"):
+        await kek.check()
+    for _ in range(10):
+        with pytest.raises(SealUnavailable, match="not tried again") as refused:
+            await kek.wrap(DATA_KEY, CONTEXT)
+        assert "999999" not in str(refused.value)
+    token.pin.write_text(PIN + "\n")
+    wrapped = await kek.wrap(DATA_KEY, CONTEXT)
+    assert await kek.unwrap(kek.current, wrapped, CONTEXT) == DATA_KEY
+    await kek.close()
+
+
 async def test_a_pin_that_others_may_read_is_not_used(token: Token) -> None:
     token.pin.chmod(0o444)
     kek = open_key(token.uri)

@@ -189,6 +189,35 @@ async def test_a_server_that_never_answers_is_an_outage(tmp_path: Path) -> None:
         await client.close()
 
 
+async def test_requests_that_wait_for_a_login_share_its_failure(tmp_path: Path) -> None:
+    """Otherwise each would wait for a login of its own, one after the other."""
+    async with answering(None) as origin:
+        client = client_at(origin, tmp_path)
+        now = asyncio.get_running_loop().time
+        begun = now()
+        requests = [asyncio.create_task(client.request("GET", "secret/data/x")) for _ in range(20)]
+        await elapse_until(lambda: all(request.done() for request in requests))
+        assert now() - begun < 20  # two time limits
+        for request in requests:
+            with pytest.raises(VaultUnavailable, match="within 10 s"):
+                await request
+        await client.close()
+    async with answering(answer(LOOKUP), answer({"data": {}})) as origin:
+        client = client_at(origin, tmp_path)  # and a later request tries again
+        assert (await client.request("GET", "secret/data/x")).status == 200
+        await client.close()
+
+
+@pytest.mark.parametrize("ttl", [10**400, 1e308, "Infinity", -1, True, None, [], "60"])
+async def test_a_life_that_is_no_life_does_not_end_the_renewal(ttl: object, tmp_path: Path) -> None:
+    text = json.dumps({"data": {"ttl": "TTL", "renewable": True}})
+    body = text.replace('"TTL"', "Infinity" if ttl == "Infinity" else json.dumps(ttl)).encode()
+    async with answering(answer(body), answer({"data": {}})) as origin:
+        client = client_at(origin, tmp_path)
+        assert (await client.request("GET", "secret/data/x")).status == 200
+        await client.close()
+
+
 async def test_a_server_that_answers_byte_by_byte_is_an_outage(tmp_path: Path) -> None:
     """Each byte comes in time for the limit of a single read."""
 

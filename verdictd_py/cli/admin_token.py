@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from verdictd_py import daemon as app
+from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.parsing import EXIT_OK, Parser, read_file
 from verdictd_py.errors import ConfigError
 from verdictd_py.protocols.rcar import admins, jose
@@ -57,6 +58,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--hours", type=_hours, metavar="N", default=_HOURS, help=f"until it expires ({_HOURS:g})"
     )
+    add_timeout(parser)
     return parser
 
 

@@ -20,6 +20,7 @@ from verdictd_py import daemon as app
 from verdictd_py._generated import keyprovider_pb2 as messages
 from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.cli import channels
+from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.domain.events import GuestRefused
@@ -96,6 +97,7 @@ def build_parser() -> Parser:
         action="store_true",
         help="HTTP guests need no hardware: for kbs-client on this machine",
     )
+    add_timeout(parser)
     return parser
 
 

@@ -18,6 +18,7 @@ from verdictd_py.cli import libraries
 from verdictd_py.cli.daemon import Given, add_settings, settings_given
 from verdictd_py.cli.hardening import require_executable_memory, require_local_sockets
 from verdictd_py.cli.output.layout import Column, Kind, Table
+from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.output.result import CommandOutput, Form
 from verdictd_py.cli.parsing import Parser
 from verdictd_py.errors import ConfigError
@@ -72,6 +73,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--json", action="store_true", help="output as JSON")
     add_settings(parser)
+    add_timeout(parser)
     return parser
 
 

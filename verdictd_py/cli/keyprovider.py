@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from verdictd_py.broker.wrapping import Wrapper
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, complain
+from verdictd_py.cli.commandtrail import CommandTrail
+from verdictd_py.cli.output.limits import add_timeout
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain
 from verdictd_py.config import DEFAULT_DATA_DIR, Settings, load
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import ConfigError, RequestError, StorageError, VerdictdError
-from verdictd_py.events.audit import AuditTrail
-from verdictd_py.events.heads import HeadSigner
 from verdictd_py.formats.stored import KEYS, RESOURCES
 from verdictd_py.ports import Events, KeyStore
 from verdictd_py.protocols.keyprovider import protocol
@@ -123,6 +121,7 @@ def build_parser() -> Parser:
         const=True,
         help="decrypt packets without a tag, which an attacker can change",
     )
+    add_timeout(parser)
     return parser
 
 
@@ -139,7 +138,7 @@ async def _answer(content: bytes, options: Namespace) -> bytes:
     _require_keys_in(directory, settings)
     for name in (KEYS, RESOURCES, _AUDIT):  # a key must not have the name of a resource
         directory.make(name)
-    trail = _Trail(settings.data_dir / _AUDIT, settings.audit_key)
+    trail = CommandTrail(settings.data_dir / _AUDIT, settings.audit_key)
     keys, close = _keys(directory, settings, trail)
     wrapper = Wrapper(
         keys=keys,
@@ -227,46 +226,6 @@ def _objects(directory: Directory, location: str | None) -> Objects | None:
     if location is None:
         return None
     return SealedObjects(directory, EnvelopeSealer(open_key(location)))
-
-
-class _Trail:
-    """Port `Events`: the audit trail of the data directory; other events are discarded.
-
-    The file of this process is created with its first record, so that a refusal leaves none.
-    Files are readable for a group if the daemon's are (`--audit-mode`).
-    """
-
-    def __init__(self, directory: Path, key: Path | None) -> None:
-        status = directory.stat()
-        signer = None if key is None else HeadSigner.read(key)
-        shared = status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IRGRP
-        mode = 0o640 if shared else 0o600
-        self._trail = AuditTrail(directory, Silent(), mode=mode, signer=signer)
-        self._is_open = False
-
-    def record(self, event: Event) -> None:
-        if self._is_audited(event):
-            self._trail.record(event)
-
-    async def commit(self, *events: Event) -> None:
-        if any(self._is_audited(event) for event in events):
-            await self._trail.commit(*events)
-
-    def close(self) -> None:
-        self._trail.close()
-
-    def _is_audited(self, event: Event) -> bool:
-        """Return whether the trail must have this event, and open the trail if so.
-
-        Raises:
-            ConfigError: the trail cannot be written.
-        """
-        if event.spec.audit is not Audit.YES:
-            return False
-        if not self._is_open:
-            self._trail.open()
-            self._is_open = True
-        return True
 
 
 def _read_key(path: Path) -> SecretBytes:

@@ -36,11 +36,11 @@ COMMANDS: Final = {
 }
 
 
-_LIMITED: Final = frozenset({"appraise", "audit", "collateral", "eventlog", "policy", "store"})
-"""Commands that take any time and answer at their end: they have progress and `--timeout`."""
+_LIMITED: Final = COMMANDS.keys() - {"completion", "guest", "man"}
+"""Commands with `--timeout`. The other ones read nothing (or, `guest`, limit each step)."""
 
-_OWN_PROGRESS: Final = frozenset({"store"})
-"""Those of them that display their progress themselves."""
+_PROGRESS: Final = frozenset({"appraise", "audit", "collateral", "eventlog", "policy"})
+"""Commands that take any time and answer at their end: they display that they run."""
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def _supervised(name: str, arguments: Sequence[str]) -> Iterator[None]:
     if name not in _LIMITED:
         yield
         return
-    shown = nullcontext() if name in _OWN_PROGRESS else progress.until_output(f"verdictd-py {name}")
+    shown = progress.until_output(f"verdictd-py {name}") if name in _PROGRESS else nullcontext()
     with shown, limited(requested(arguments)):
         yield
 

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
+from verdictd_py.broker.recording import record_and_change
+from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.events import KbsTokenKeyAdded, WarningStorage
-from verdictd_py.errors import StorageError
+from verdictd_py.errors import Conflict, StorageError
 from verdictd_py.listeners.listener import Background
 from verdictd_py.ports import Events
 from verdictd_py.ports.tokenkeys import StoredTokenKeys, TokenKeyStore
 from verdictd_py.protocols.rcar import tokenring
-from verdictd_py.protocols.rcar.tokenring import RingKey, TokenRing
+from verdictd_py.protocols.rcar.tokenring import RingKey, RingUnreadable, TokenRing
 
 REFRESH_SECONDS: Final = 20.0
 """Pause between reads; a sixth of the time after which a new key signs (`PUBLISH`)."""
@@ -113,3 +115,43 @@ class SharedTokenKeys:
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             await self.refresh()
+
+
+async def add_key(
+    store: TokenKeyStore, *, caller: Caller, revoke: bool, now: datetime, events: Events
+) -> tuple[RingKey, int]:
+    """Add a key as an operator; brokers read it within `REFRESH_SECONDS`.
+
+    Args:
+        revoke: whether all other keys are removed, so that every guest must attest again. The new
+            key signs at once then. Otherwise the other keys are accepted as long as something that
+            they signed is valid, and no guest notices.
+
+    Returns:
+        The key, and the number of keys that were removed.
+
+    Raises:
+        StorageError: the keys cannot be read or stored, or brokers have changed them meanwhile.
+    """
+    stored = await store.read()
+    content = None if stored is None else stored.content
+    try:
+        present = () if content is None else tokenring.parse(content)
+    except RingUnreadable:
+        if not revoke:
+            raise
+        present = ()
+    keys = (tokenring.new_key(now),) if revoke else tokenring.rotated(present, now)
+    added = KbsTokenKeyAdded(
+        key=tokenring.key_id(keys[-1]),
+        signs_from=keys[-1].signs_from.isoformat(timespec="seconds"),
+        caller=caller.name,
+        revoked=len(present) if revoke else None,
+    )
+
+    async def change() -> None:
+        if not await store.replace(tokenring.encode(keys), before=stored):
+            raise Conflict("brokers have changed the token keys meanwhile; run the command again")
+
+    await record_and_change(events, caller, "tokens/keys", (added,), change)
+    return keys[-1], len(present) if revoke else 0

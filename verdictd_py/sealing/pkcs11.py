@@ -114,16 +114,19 @@ class _Token:
         newest: id of the newest version; empty before the first use.
     """
 
-    def __init__(self, uri: Pkcs11Uri, library: ModuleType) -> None:
+    def __init__(
+        self, uri: Pkcs11Uri, library: ModuleType, refused: SecretBytes | None = None
+    ) -> None:
         self.newest = ""
         self._uri = uri
         self._p = library
+        self._refused = refused
         self._session: Any = None
         self._keys: dict[str, Any] = {}
 
     def replaced(self) -> _Token:
         """Return a token without a session, in place of one that does not answer."""
-        return _Token(self._uri, self._p)
+        return _Token(self._uri, self._p, self._refused)
 
     def wrap(self, data_key: bytes, context: bytes) -> bytes:
         def work() -> bytes:
@@ -206,6 +209,12 @@ class _Token:
                 f"the PKCS#11 library {uri.module} cannot be loaded: {error}; correct module-path"
             ) from None
         pin = None if uri.pin_source is None else read_pin(uri.pin_source)
+        if pin is not None and pin == self._refused:
+            # The check of the health would lock the token within a minute otherwise.
+            raise SealUnavailable(
+                "the PKCS#11 token has refused this PIN, which is not tried again, because tokens "
+                "lock themselves; write the right one to pin-source, or start the broker again"
+            )
         try:
             token = self._find_token(library)
         except self._p.PKCS11Error:
@@ -215,6 +224,10 @@ class _Token:
             self._session = token.open(user_pin=None if pin is None else pin.reveal().decode())
         except self._p.UserAlreadyLoggedIn:  # by another session of this process
             self._session = token.open()
+        except (self._p.PinIncorrect, self._p.PinInvalid, self._p.PinLenRange):
+            self._refused = pin
+            raise
+        self._refused = None
         self._find_keys()
 
     def _find_token(self, library: Any) -> Any:  # noqa: ANN401  # of an untyped library

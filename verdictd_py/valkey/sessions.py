@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import ssl
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,6 +25,7 @@ from verdictd_py.engineurls import EngineUrl
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.ports.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
 from verdictd_py.valkey import scripts
+from verdictd_py.valkey.parsing import bounded_parser
 
 CALL_SECONDS: Final = 2.0
 """Time limit of a call, with the wait for a connection."""
@@ -34,6 +36,19 @@ MAX_CONNECTIONS: Final = 16
 _PREFIX: Final = "verdictd-py:{sessions}:"  # the braces put all keys into one slot of a cluster
 _AFTER_EXPIRY_SECONDS: Final = 120
 """Time after the newest entry's expiry at which Valkey removes what no broker has removed."""
+
+_REFUSALS: Final = {
+    "AuthenticationError": "it refuses the user or the password (AUTH); check password_file",
+    "NoPermissionError": "its user has not the rights of docs/scale.md (ACL)",
+    "BusyLoadingError": "it is still loading its data",
+    "ReadOnlyError": "it is a replica that is read only; name the primary",
+    "OutOfMemoryError": "its memory is full (maxmemory)",
+    "InvalidResponse": "its answer is too large, or not one of Valkey; check the URL",
+}
+"""Causes by the library's class of the error."""
+
+_CODE: Final = re.compile(r"[A-Z]{2,20}(?= |$)")
+"""Code with which a server's error begins, such as MISCONF."""
 
 _ATTEMPTS: Final = 2
 """The second attempt is for a connection that broke: the server was restarted, for example."""
@@ -128,7 +143,7 @@ class ValkeySessionStore:
         self, digest: str, claims: str, *, now: datetime, expires: datetime
     ) -> None:
         values = (digest, claims, *_times(now, expires), self._limits.claims_bytes)
-        await self._run(self._put_claims, _CLAIMS, values)
+        self._require_stored(digest, await self._run(self._put_claims, _CLAIMS, values))
 
     async def claims(self, digest: str, *, now: datetime) -> str | None:
         return await self._get(_CLAIMS, digest, now)
@@ -136,8 +151,11 @@ class ValkeySessionStore:
     async def fault(self) -> str:
         """Return why the sessions cannot be used now; empty if they can."""
         try:
-            challenges, tokens = await self._run(self._check, (_CHALLENGES[1], _TOKENS[1]), ())
-            self.counts = int(challenges), int(tokens)
+            match await self._run(self._check, (_CHALLENGES[1], _TOKENS[1]), ()):
+                case [int(challenges), int(tokens)]:
+                    self.counts = challenges, tokens
+                case _:
+                    raise self._nonsense()
         except StorageError as error:
             return f"{error}; guests are served again when it answers"
         return ""
@@ -153,7 +171,8 @@ class ValkeySessionStore:
         limits = self._limits
         most = (limits.challenges, limits.sessions, limits.token_bytes)
         values = (kind, name, content, *_times(now, expires), *most)
-        await self._run(self._put_session, (*_CHALLENGES, *_TOKENS), values)
+        answer = await self._run(self._put_session, (*_CHALLENGES, *_TOKENS), values)
+        self._require_stored(name, answer)
 
     async def _get(self, keys: Sequence[str], name: str, now: datetime) -> str | None:
         return self._content(name, await self._run(self._get_entry, keys, (name, _seconds(now))))
@@ -169,7 +188,19 @@ class ValkeySessionStore:
                 return content.decode("utf-8", "replace")
             case [bytes(about), None] if about == _encoded(name):
                 return None
-        raise StorageError(f"the sessions cannot be used: {self._url} sent another answer")
+        raise self._nonsense()
+
+    def _require_stored(self, name: str, answer: object) -> None:
+        """Require that an answer says that an entry of this name was stored.
+
+        Raises:
+            StorageError: it does not.
+        """
+        if answer != _encoded(name):
+            raise self._nonsense()
+
+    def _nonsense(self) -> StorageError:
+        return StorageError(f"the sessions cannot be used: {self._url} sent another answer")
 
     async def _run(
         self,
@@ -220,6 +251,7 @@ def _client(url: EngineUrl, call_seconds: float) -> Any:  # noqa: ANN401  # see 
     from valkey.backoff import NoBackoff  # noqa: PLC0415
 
     options: dict[str, Any] = {
+        "parser_class": bounded_parser(),
         "socket_timeout": call_seconds,
         "socket_connect_timeout": call_seconds,
         "retry": Retry(NoBackoff(), 0),  # `_run` tries again
@@ -310,5 +342,16 @@ def _is_broken(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of the cause, which the server or the library wrote."""
+    """Return the cause. Texts of the server are not used: they may repeat what was sent to it.
+
+    A server whose AUTH was renamed, for example, repeats the password in its error.
+    """
+    from valkey import exceptions  # noqa: PLC0415  # optional package
+
+    for kind, reason in _REFUSALS.items():
+        if isinstance(error, getattr(exceptions, kind)):
+            return reason
+    if isinstance(error, exceptions.ResponseError):
+        code = _CODE.match(str(error))
+        return f"it refuses the command{f' ({code.group()})' if code else ''}; see its log"
     return str(error).partition("\n")[0][:200] or type(error).__name__

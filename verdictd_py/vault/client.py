@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import httpx
 
@@ -32,6 +32,7 @@ RENEW_AT: Final = 2 / 3
 RETRY_S: Final = 10.0
 """Pause after a renewal that failed, and the shortest time between two logins after denials."""
 MAX_PAUSE_S: Final = 86_400.0
+_MAX_LIFE_S: Final = 100 * 365 * 86_400
 
 OK, NO_CONTENT, BAD_REQUEST, FORBIDDEN, NOT_FOUND = 200, 204, 400, 403, 404
 _STATES: Final = {
@@ -95,6 +96,7 @@ class VaultClient:
         self._http: httpx.AsyncClient | None = None
         self._token: _Token | None = None
         self._logging_in = asyncio.Lock()
+        self._failed: tuple[float, StorageError] | None = None
         self._next_login = 0.0
         self._renewal: asyncio.Task[None] | None = None
 
@@ -139,9 +141,18 @@ class VaultClient:
         token = self._token
         if token is not None:
             return token
+        now = asyncio.get_running_loop().time
+        begun = now()
         async with self._logging_in:
             if self._token is None:
-                self._adopt(await self._login())
+                # Requests that wait together share a failure: each would wait for its own login.
+                if self._failed is not None and self._failed[0] >= begun:
+                    raise VaultUnavailable(str(self._failed[1]))
+                try:
+                    self._adopt(await self._login())
+                except StorageError as error:
+                    self._failed = now(), error
+                    raise
             assert self._token is not None  # noqa: S101  # for the type checker
             return self._token
 
@@ -326,10 +337,15 @@ def _is_header(text: str) -> bool:
     return 0 < len(text) <= 16_384 and text.isascii() and text.isprintable()
 
 
+def is_number(value: object) -> TypeGuard[int]:
+    """Return whether a member of an answer is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _seconds(value: object) -> float | None:
     """Return a life in seconds; None for no end, which Vault writes as 0."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return float(value)
+        return float(min(value, _MAX_LIFE_S))  # an integer may be too large for a float
     return None
 
 

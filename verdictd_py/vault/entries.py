@@ -12,7 +12,15 @@ from typing import Any, Final
 
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Conflict, StorageError
-from verdictd_py.vault.client import BAD_REQUEST, NO_CONTENT, NOT_FOUND, OK, Answer, VaultClient
+from verdictd_py.vault.client import (
+    BAD_REQUEST,
+    NO_CONTENT,
+    NOT_FOUND,
+    OK,
+    Answer,
+    VaultClient,
+    is_number,
+)
 
 MAX_NAMES: Final = 100_000
 """Maximum number of names in one folder; more are an error, not a shorter list."""
@@ -58,7 +66,7 @@ class KvEntries:
             raise _unexpected(answer)
         fields, metadata = answer.data.get("data"), answer.data.get("metadata")
         version = metadata.get("version") if isinstance(metadata, dict) else None
-        if not isinstance(version, int):
+        if not is_number(version):
             raise StorageError("Vault's answer is none of KV version 2; is the mount of that type?")
         if fields is None and answer.status == NOT_FOUND:
             return Entry(None, version)
@@ -96,7 +104,7 @@ class KvEntries:
         if answer.status != OK:
             raise _unexpected(answer)
         version = answer.data.get("version")
-        if not isinstance(version, int):
+        if not is_number(version):
             raise _unexpected(answer)
         return version
 

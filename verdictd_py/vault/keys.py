@@ -9,7 +9,6 @@ open what it wraps.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -73,7 +72,7 @@ class TransitKeyStore:
         plaintext = await self._transit("decrypt", key_id, body, "plaintext")
         try:
             key = base64.b64decode(plaintext, validate=True)
-        except binascii.Error:
+        except ValueError:  # not base64, or not even ASCII
             key = b""
         if len(key) != KEY_BYTES:
             raise StorageError(f"the key {key_id} does not have {KEY_BYTES} bytes")

@@ -7,7 +7,6 @@ of the bytes. Other fields are ignored; both, or neither, are refused.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -238,7 +237,7 @@ def _content(fields: Mapping[str, Any]) -> bytes:
         if present[0] == TEXT:
             return value.encode()
         return base64.b64decode("".join(value.split()), validate=True)
-    except (binascii.Error, UnicodeEncodeError):
+    except ValueError:  # not base64, or no characters
         raise ValueError(f"the field {present[0]!r} of its entry cannot be decoded") from None
 
 

@@ -28,7 +28,7 @@ from verdictd_py.ports.sealing import (
     SealBroken,
     SealUnavailable,
 )
-from verdictd_py.vault.client import NOT_FOUND, OK, Answer, VaultClient
+from verdictd_py.vault.client import NOT_FOUND, OK, Answer, VaultClient, is_number
 from verdictd_py.vault.location import Location
 
 _CIPHERS: Final = ("aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305", "aes128-gcm96")
@@ -145,7 +145,7 @@ class TransitKey:
                 f"the key {self._name} of Transit has the type {str(kind)[:40]!r}, which does not "
                 "authenticate; create one of the type aes256-gcm96"
             )
-        if not isinstance(latest, int) or not 0 < latest < 10**10:
+        if not is_number(latest) or not 0 < latest < 10**10:
             raise SealUnavailable("Transit's answer has no version of the key")
         self._newest = latest
         self._description = _Description(data.get("derived") is True)

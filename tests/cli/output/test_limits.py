@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.output.test_terminal import Stream
-from tests.support.command import run_here
+from tests.support.command import COMMAND, environment, run_here
 from verdictd_py.cli import programs
-from verdictd_py.cli.main import _LIMITED
+from verdictd_py.cli.main import _LIMITED, COMMANDS
 from verdictd_py.cli.output import limits, progress
 
 
@@ -37,6 +38,12 @@ def test_every_limited_command_and_action_has_the_option() -> None:
             assert "--timeout" in line.parser._option_string_actions, line.words
 
 
+def test_every_command_is_limited_unless_it_reads_nothing() -> None:
+    assert COMMANDS.keys() - _LIMITED == {"completion", "guest", "man"}
+    for line in programs._below(("guest",), programs.parser_of("guest")):
+        assert "--timeout" in line.parser._option_string_actions, line.words  # of each step
+
+
 def _wait_for_signals() -> None:
     with limits.limited(0.01):
         while True:
@@ -58,6 +65,19 @@ def test_a_command_that_is_not_finished_in_time_is_one_line(
     line = ended.complaint(2, "verdictd-py appraise")
     assert line.startswith("not finished within")
     assert ended.json["code"] == "timeout"
+
+
+def test_the_key_provider_ends_if_its_input_does_not(tmp_path: Path) -> None:
+    limit = ("--timeout", "0.2")  # window: the input never has an end
+    command = [*COMMAND, "keyprovider", "--data-dir", str(tmp_path), *limit]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.read()
+        assert process.wait() == 2
+    assert line.startswith("verdictd-py keyprovider: not finished within")
+    assert line.count("\n") == 1
 
 
 def test_the_progress_ends_before_the_first_output(monkeypatch: pytest.MonkeyPatch) -> None:

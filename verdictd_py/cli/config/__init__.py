@@ -16,6 +16,7 @@ from verdictd_py.cli.config.explained import as_toml
 from verdictd_py.cli.config.faults import document_of, faults
 from verdictd_py.cli.daemon import add_settings, settings_given
 from verdictd_py.cli.output.layout import Column, Kind, Table, Text
+from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.output.result import CommandOutput, Form, write
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_USAGE, Parser
 from verdictd_py.errors import ConfigError
@@ -64,6 +65,7 @@ def build_parser() -> Parser:
     add_settings(show)
     for action in (validate, show):
         action.add_argument("--json", action="store_true", help="output as JSON")
+    add_timeout(parser)
     return parser
 
 

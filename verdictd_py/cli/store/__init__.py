@@ -12,13 +12,14 @@ from typing import Final
 
 from verdictd_py.cli.output.limits import add_timeout
 from verdictd_py.cli.parsing import EXIT_UNREACHABLE, Parser, complain
-from verdictd_py.cli.store import backup, copying, database, newkey, sealing
+from verdictd_py.cli.store import backup, copying, database, newkey, sealing, tokenkey
 from verdictd_py.cli.store.actions import PROGRAM, Actions
 from verdictd_py.ports.sealing import SealUnavailable
 
 ACTIONS: Final[tuple[Callable[[Actions[Parser]], None], ...]] = (
     sealing.add,
     newkey.add,
+    tokenkey.add,
     backup.add,
     database.add,
     copying.add,

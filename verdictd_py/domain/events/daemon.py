@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from verdictd_py.domain.events.fields import Digest, Reason
+from verdictd_py.domain.events.fields import CallerName, Digest, Reason
 from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
 
 KeyProviderAddress = Annotated[
@@ -170,12 +170,16 @@ class KbsAdministrators(Event):
 
 @event("kbs.token-key-added", audit=Audit.YES)
 class KbsTokenKeyAdded(Event):
-    """A new key of attestation tokens was stored for all brokers; the ones before it expire."""
+    """A new key of attestation tokens is stored for all brokers; the ones before it expire."""
 
     key: Annotated[str, FieldInfo("Id of the key, `kid` in tokens.", characters=64)]
     signs_from: Annotated[
         str, FieldInfo("Time from which brokers sign with it, ISO 8601.", characters=32)
     ]
+    caller: CallerName | None = None
+    revoked: (
+        Annotated[int, FieldInfo("Number of keys whose tokens are refused from now on.")] | None
+    ) = None
 
 
 @event("warning.identity", level=Level.WARNING)

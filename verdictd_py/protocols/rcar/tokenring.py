@@ -80,8 +80,15 @@ def rotated(keys: Sequence[RingKey], now: datetime) -> tuple[RingKey, ...]:
     """Return the keys with a new one that signs soon, without those that are no longer accepted.
 
     The first key signs at once: nothing was signed by another.
+
+    Raises:
+        StorageError: there would be more than `MAX_KEYS`, which no broker reads.
     """
     current = accepted(keys, now)
+    if len(current) >= MAX_KEYS:
+        raise StorageError(
+            f"{MAX_KEYS} token keys are still accepted; wait {OVERLAP.seconds // 60} minutes"
+        )
     return (*current, new_key(now + PUBLISH if current else now))
 
 
