@@ -305,7 +305,7 @@ def test_a_command_leaves_the_collector_as_it_was(capsys: pytest.CaptureFixture[
 def test_a_list_that_is_given_twice_is_refused(
     option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Otherwise only the last one would count: a sink of the audit trail would be lost unnoticed."""
+    """Otherwise only the last one would count, and a sink would be lost unnoticed."""
     with pytest.raises(SystemExit) as ended:
         main([option, "tdx", option, "sgx"])
     assert ended.value.code == 2

@@ -302,6 +302,7 @@ class _List(Action):
         values: object,
         option_string: str | None = None,
     ) -> None:
+        del parser, option_string
         if hasattr(namespace, self.dest):
             reason = "it is given twice; separate the values by commas in one option"
             raise ArgumentError(self, reason)
