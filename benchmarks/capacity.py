@@ -41,6 +41,9 @@ AT_ONCE: Final = 8
 _NUMBERS: Final = itertools.count(11)
 """Database numbers of Valkey, which are emptied at the end."""
 
+_HISTORY: Final = "judgements"
+"""Table with a bounded number of rows."""
+
 _STORED_SECONDS: Final = 6.0
 """Time until the history is stored."""
 
@@ -49,10 +52,17 @@ Bytes = Callable[[], dict[str, float]]
 
 @dataclass(slots=True)
 class Engine:
-    """What is read before and after the guests: bytes by what they are, and CPU seconds."""
+    """What is read before and after the guests.
+
+    Attributes:
+        bytes: what grows with guests, by what it is.
+        cpu: CPU seconds.
+        row_bytes: size of a row of what is bounded, read at the end.
+    """
 
     bytes: Bytes = dict
     cpu: Callable[[], float] = lambda: 0.0
+    row_bytes: Bytes = dict
 
 
 @dataclass(slots=True)
@@ -82,8 +92,6 @@ class Subject:
     def bytes(self) -> dict[str, float]:
         """Return the size of what grows with guests."""
         found: dict[str, float] = {"audit trail": _size(self.data, "audit/*.jsonl")}
-        if history := _size(self.data, "history/*") + _size(self.data, "history.*"):
-            found["history, SQLite"] = history
         for engine in self.engines:
             found |= engine.bytes()
         return found
@@ -112,14 +120,16 @@ def measure(bench: Bench, stack: ExitStack, rounds: int, guests: int) -> dict[st
     served = rounds * guests
     rows = {}
     for subject, own, was in zip(subjects, samples, before, strict=True):
-        grown = {name: (now - was[name]) / served for name, now in subject.bytes().items()}
+        sizes = {name: (now - was[name]) / served for name, now in subject.bytes().items()}
+        for engine in subject.engines:
+            sizes |= engine.row_bytes()
         rows[subject.name] = {
             "cpu": statistics.median(sample.cpu for sample in own),
             "ratio": statistics.median(
                 sample.cpu / first.cpu for sample, first in zip(own, samples[0], strict=True)
             ),
             "engine_cpu": statistics.median(subject.engine_cpu[1:]),
-            "bytes": {name: round(size) for name, size in grown.items() if size >= 1},
+            "bytes": {name: round(size) for name, size in sizes.items() if size >= 1},
         }
     return {"rows": rows, "skipped": skipped}
 
@@ -229,12 +239,19 @@ def _postgres(name: str, stack: ExitStack) -> Engine:
             "SELECT relname, pg_total_relation_size(oid) FROM pg_class "
             "WHERE relkind = 'r' AND relnamespace = 'verdictd'::regnamespace"
         )
-        return {f"{table}, PostgreSQL": float(count) for table, count in rows}
+        return {f"{name}, PostgreSQL": float(size) for name, size in rows if name != _HISTORY}
+
+    def row_bytes() -> dict[str, float]:
+        row = connection.execute(
+            "SELECT pg_total_relation_size('verdictd.judgements'), count(*) "
+            "FROM verdictd.judgements"
+        ).fetchone() or (0, 0)
+        return {"each stored judgement, PostgreSQL": row[0] / max(row[1], 1)}
 
     def cpu() -> float:
         return sum(cpu_seconds(pid) for pid in process_tree(server))
 
-    return Engine(size, cpu)
+    return Engine(size, cpu, row_bytes)
 
 
 def _parent_of(pid: int) -> int:

@@ -36,7 +36,7 @@ def everything_on(bench: Bench) -> Measurement:
     level. Off: only errors are logged. The history and the audit trail itself cannot be switched
     off. The log is a file in both.
     """
-    count = bench.number(150, 800)
+    count, rounds = bench.number(75, 150), bench.number(ROUNDS, 6 * ROUNDS + 1)
     port = _free_port()
     with ExitStack() as stack:
         sinks = [stack.enter_context(_sink(bench.directory / f"sink{n}")) for n in range(2)]
@@ -54,7 +54,7 @@ def everything_on(bench: Bench) -> Measurement:
 
         scrapes: list[float] = []
         with _scraping(port, scrapes, SCRAPE_SECONDS):
-            samples = alternate([lambda: side(0), lambda: side(1)])
+            samples = alternate([lambda: side(0), lambda: side(1)], rounds)
     for name in ("observed", "bare"):
         bench.stop(name)
     note = f"{len(scrapes)} scrapes; the slowest took {max(scrapes, default=0.0):.0f} ms"

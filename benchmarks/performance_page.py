@@ -181,8 +181,8 @@ def _capacity(document: Document | None) -> list[str]:
     text = (
         "Unseen TDX guests over HTTP, each with one appraisal, which is one decision, and one "
         f"release: {document['rounds']} rounds of {document['guests']} guests of each broker in "
-        "turn. Bytes are what each guest adds; those of PostgreSQL are of tables with indexes "
-        "and of rows that are not vacuumed yet. CPU of the broker and of its engines: "
+        "turn. Bytes are what each guest adds; those of PostgreSQL are of tables with their "
+        "indexes, and of rows that are not vacuumed yet. CPU of the broker and of its engines: "
         f"{_run_of(document)}."
     )
     return [

@@ -17,6 +17,7 @@ from tests.support.command import port_of, running_daemon
 from tests.support.events import RecordedEvents
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
+from verdictd_py.cli.daemon import OPTIONS
 from verdictd_py.cli.main import main
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.process import MIN_ADDRESS_SPACE
@@ -296,3 +297,17 @@ def test_a_command_leaves_the_collector_as_it_was(capsys: pytest.CaptureFixture[
         main(["--workers", "0"])
     assert "workers" in capsys.readouterr().err
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    "option", [names[-1] for names, placeholder, _ in OPTIONS if "[," in placeholder]
+)
+def test_a_list_that_is_given_twice_is_refused(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise only the last one would count, and a sink would be lost unnoticed."""
+    with pytest.raises(SystemExit) as ended:
+        main([option, "tdx", option, "sgx"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"argument {option}: it is given twice; separate the values by commas" in line

@@ -9,7 +9,7 @@ import secrets
 import signal
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from tests.support.vault import Engine, answer, answering, serving
 from tools.certificates import Certificates
 from tools.engines.openbao import OpenBao
 from verdictd_py.errors import StorageError
+from verdictd_py.vault import client as vault_client
 from verdictd_py.vault.client import MAX_ANSWER_BYTES, VaultClient, VaultUnavailable
 from verdictd_py.vault.location import Location
 
@@ -336,3 +337,27 @@ async def test_kubernetes_logs_in_with_the_jwt_of_the_pod(engine: Engine, tmp_pa
         with pytest.raises(VaultUnavailable, match=f"denies access to auth/{mount}|refuses"):
             await client.request("GET", "secret/data/mine")
         await client.close()
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, 4), (None, 1)])
+async def test_requests_use_a_connection_again_for_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float | None, expected: int
+) -> None:
+    if seconds is not None:
+        monkeypatch.setattr(vault_client, "KEPT_S", seconds)
+    connections = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(answer(LOOKUP).replace(b"Connection: close\r\n", b""))
+
+    async with serving(handle) as port:
+        client = client_at(f"http://127.0.0.1:{port}", tmp_path)
+        for _ in range(3):
+            await client.request("GET", "secret/data/mine")
+        await client.close()
+    assert connections == expected
+    assert vault_client.KEPT_S > 5 or seconds is not None  # httpx's default

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,4 +286,24 @@ def add_settings(parser: Parser) -> None:
             if placeholder == _SWITCH:
                 group.add_argument(*names, action="store_true", default=SUPPRESS, help=text)
             else:
-                group.add_argument(*names, metavar=placeholder, default=SUPPRESS, help=text)
+                action = _List if "[," in placeholder else "store"
+                group.add_argument(
+                    *names, metavar=placeholder, default=SUPPRESS, help=text, action=action
+                )
+
+
+class _List(Action):
+    """A list in one option. Of two, argparse would silently take the last one only."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        del parser, option_string
+        if hasattr(namespace, self.dest):
+            reason = "it is given twice; separate the values by commas in one option"
+            raise ArgumentError(self, reason)
+        setattr(namespace, self.dest, values)

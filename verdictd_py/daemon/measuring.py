@@ -83,10 +83,12 @@ class ProcessMetrics:
         """Count what the audit trail writes, and what it fails to write."""
         self.sampler.queues["audit"] = lambda: audit.queue_length
         numbers = self._numbers
+        all_records = numbers.index(families.AUDIT_RECORDS, ())
+        all_bytes = numbers.index(families.AUDIT_BYTES, ())
 
         def counted(records: int, size: int, failed: int) -> None:
-            numbers.add(families.AUDIT_RECORDS, amount=records)
-            numbers.add(families.AUDIT_BYTES, amount=size)
+            numbers.add_at(all_records, records)
+            numbers.add_at(all_bytes, size)
             if failed:
                 numbers.add(families.AUDIT_FAILURES, amount=failed)
 

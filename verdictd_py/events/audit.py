@@ -411,8 +411,9 @@ class AuditTrail:
             known, records, length = self._counted
             if known is not file:
                 records = length = 0
-            self._counted = (file, file.records, file.length)
-            self.counted(file.records - records, file.length - length, 0)
+            if file.length != length:
+                self._counted = (file, file.records, file.length)
+                self.counted(file.records - records, file.length - length, 0)
 
     def watch_omitted(self, omitted: Callable[[str], None]) -> None:
         """Have a function called with the class of each event that the budgets omit."""

@@ -166,10 +166,10 @@ class Numbers:
                 if not 0 <= time() - self._memory[at] < EXEMPLAR_SECONDS:
                     self._note(at, exemplar, amount)
 
-    def add_at(self, index: int) -> None:
-        """Add 1 to the counter at an index."""
+    def add_at(self, index: int, amount: float = 1) -> None:
+        """Add to the counter at an index."""
         with self._lock:
-            self._memory[index] += 1
+            self._memory[index] += amount
 
     def observe(
         self, name: str, *labels: tuple[str, ...], seconds: float, exemplar: str = ""

@@ -34,6 +34,10 @@ RETRY_S: Final = 10.0
 MAX_PAUSE_S: Final = 86_400.0
 _MAX_LIFE_S: Final = 100 * 365 * 86_400
 
+KEPT_S: Final = 30.0
+"""Time for which a connection without requests is kept: a release is rarely less than 5 s after the
+one before, which is httpx's default, and a new connection takes longer than the request."""
+
 OK, NO_CONTENT, BAD_REQUEST, FORBIDDEN, NOT_FOUND = 200, 204, 400, 403, 404
 _STATES: Final = {
     429: "it is a standby that does not forward requests, or limits their rate",
@@ -260,6 +264,9 @@ class VaultClient:
                 trust_env=False,
                 follow_redirects=False,
                 timeout=self._location.timeout,
+                limits=httpx.Limits(
+                    max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEPT_S
+                ),
             )
         return self._http
 
