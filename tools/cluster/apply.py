@@ -44,6 +44,7 @@ def apply_all(programs: Programs, release: str) -> Iterator[tuple[str, list[str]
             text = rendered(example)
             yield example.name, _applied(cluster, text, NAMESPACE)
             yield f"{example.name}: its pods are admitted", _admitted(cluster, text, NAMESPACE)
+            _delete(cluster, text)
         text = _kustomized(cluster)
         yield "kubectl apply -k", _applied(cluster, text, "verdictd-py")
         yield "kubectl apply -k: its pods are admitted", _admitted(cluster, text, "verdictd-py")
@@ -96,12 +97,18 @@ def _applied(cluster: Cluster, text: str, namespace: str) -> list[str]:
     """Apply manifests; return the refusals and warnings."""
     objects = _objects(text)
     prepare_namespaces(cluster, objects, namespace)
-    return complaints(cluster.apply(text, f"--namespace={namespace}"))
+    return complaints(cluster.apply(text))
 
 
 def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     return lines or (["failed without a message"] if done.returncode else [])
+
+
+def _delete(cluster: Cluster, text: str) -> None:
+    """Delete what was applied but its namespaces, which controllers would have to empty."""
+    own = [one for one in _objects(text) if one["kind"] != "Namespace"]
+    cluster.must("delete", "--filename=-", "--wait=false", text=yaml.safe_dump_all(own))
 
 
 def pods_of(objects: list[Object], namespace: str) -> Iterator[Object]:
@@ -155,7 +162,7 @@ def _refused(cluster: Cluster) -> Iterator[tuple[str, list[str]]]:
     ):
         changed = deepcopy(pod)
         changed["spec"]["containers"][0] |= change
-        changed["metadata"]["name"] = "other"
+        changed["spec"]["serviceAccountName"] = "default"
         yield f"{name} is refused", must_name(_try(cluster, changed), named, refused=True)
     warned = deepcopy(broker)
     warned["spec"]["template"]["spec"]["containers"][0]["securityContext"] = {"runAsUser": 0}

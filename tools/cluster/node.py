@@ -189,10 +189,13 @@ def _mounts() -> None:
     _run("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", "/run")
     INSIDE.mkdir()
     _run("mount", "--bind", str(STATE), str(INSIDE))
-    for name in ("/var/log", "/var/lib/cni"):
-        target = Path(name)
-        if target.is_dir():
-            _run("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", name)
+    _run("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", "/var/log")
+    # Plug-ins for networks keep results below /var/lib.
+    upper, work = Path("/run/upper"), Path("/run/work")
+    for each in (upper, work):
+        each.mkdir(mode=0o755)
+    layers = f"lowerdir=/var/lib,upperdir={upper},workdir={work}"
+    _run("mount", "-t", "overlay", "-o", layers, "overlay", "/var/lib")
     for name, value in _TUNABLES.items():
         _cover(Path("/proc/sys") / name, value)
     _cover(Path("/etc/resolv.conf").resolve(), f"nameserver {NODE_ADDRESS}\n")
@@ -319,7 +322,7 @@ def cni() -> Mapping[str, Any]:
     return {
         "cniVersion": "1.0.0",
         "name": "pods",
-        "plugins": [{**bridge, "ipam": addresses}, {"type": "loopback"}],
+        "plugins": [{**bridge, "ipam": addresses}],
     }
 
 
