@@ -1,4 +1,4 @@
-"""Packages signed with OpenPGP, verified by rpm and gpg."""
+"""Packages signed with OpenPGP, verified by rpm and gpg; what they carry apart from wheels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.chart import ROOT
 from tools.packages.stage import stage
 
 NFPM: Final = ROOT / ".cache" / "packages" / "nfpm" / "bin" / "nfpm"
-PROGRAMS: Final = ("gpg", "gpgconf", "rpm", "ar")
+PROGRAMS: Final = ("gpg", "gpgconf", "rpm", "ar", "dpkg-deb")
 CONTENT: Final = ("debian-binary", "control.tar.gz", "data.tar.gz")
 
 
@@ -103,3 +103,31 @@ def test_the_signature_is_of_the_site_s_key_and_of_these_bytes(
     content[len(content) // 2] ^= 1
     altered.write_bytes(content)
     assert not check(altered, signers[0], places[2])
+
+
+LISTING: Final = {"deb": ("dpkg-deb", "--contents"), "rpm": ("rpm", "-qpl")}
+CARRIED: Final = (
+    *(f"/usr/share/man/man1/{name}.1.gz" for name in ("verdictd-py", "verdict-py")),
+    *(f"/usr/share/bash-completion/completions/{name}" for name in ("verdictd-py", "verdict-py")),
+    "/usr/share/zsh/vendor-completions/_verdict-py",
+    "/usr/share/fish/vendor_completions.d/verdict-py.fish",
+    "/usr/share/doc/verdictd-py/sbom.cdx.json",
+    "/usr/share/doc/verdictd-py/copyright",
+    "/usr/lib/systemd/system/verdictd-py.service",
+    "/usr/lib/systemd/system/verdictd-py.socket",
+    "/usr/lib/sysusers.d/verdictd-py.conf",
+    "/usr/lib/tmpfiles.d/verdictd-py.conf",
+    "/usr/lib/verdictd-py/setup",
+)
+
+
+@pytest.mark.parametrize("kind", LISTING)
+def test_both_packages_have_manuals_completions_units_and_a_bill_of_materials(
+    packages: Path, kind: str
+) -> None:
+    (package,) = packages.glob(f"*.{kind}")
+    listed = subprocess.run(
+        (*LISTING[kind], str(package)), check=True, capture_output=True, text=True
+    )
+    names = {line.split()[-1].removeprefix(".") for line in listed.stdout.splitlines()}
+    assert set(CARRIED) <= names

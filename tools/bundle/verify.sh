@@ -5,7 +5,7 @@
 #        sh verify.sh DIRECTORY --unsigned
 #
 # PUBLIC-KEY is a PEM file with an Ed25519 or ECDSA key, which reached the site by another way than the bundle; so did
-# this script, because whoever can alter a bundle can alter the copy of the script in it. --unsigned compares the
+# this script, because an attacker who can alter a bundle can alter the copy of the script in it. --unsigned compares the
 # checksums only: it detects damage, no attacker. The exit status is 0 only if the directory has the files that were
 # signed, unaltered, and no other. Nothing is written.
 set -u

@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _build(options: argparse.Namespace, tools: Tools) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
-    labels = [f"VERSION={__version__}", f"REVISION={_revision()}"]
+    revision = _revision()
+    labels = [f"VERSION={__version__}", f"REVISION={revision}"]
     subjects: dict[str, str] = {}
     bases: dict[str, dict[str, str]] = {}
     for arch in options.arch.split(","):
@@ -72,12 +73,12 @@ def _build(options: argparse.Namespace, tools: Tools) -> None:
     both = options.output / f"{NAME}-{__version__}.oci.tar"
     tools.run("buildah", "manifest", "push", "--all", _list(tools), f"oci-archive:{both}")
     repack(both, tools.epoch)  # buildah writes the times of this run
-    commit = _git("rev-parse", "HEAD")
+    commit = revision.removesuffix("-changed")
     statement = statements.provenance(
         subjects,
         parameters={"arch": options.arch, "base": options.base or "", "epoch": tools.epoch},
         materials={
-            f"git+file:verdictd-py@{_revision()}": {"gitCommit": commit},
+            f"git+file:verdictd-py@{revision}": {"gitCommit": commit},
             **bases,
             **{f"file:{name}": {"sha256": sha256(ROOT / name)} for name in LOCKS},
         },

@@ -39,7 +39,7 @@ _MAX_BYTES: Final = 64 * 1024 * 1024
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 _PACKAGED: Final = Path(__file__).parent
-"""Whoever can write there can change the program as well."""
+"""A user who can write there can change the program as well."""
 
 _ROOT: Final = 0
 _ANY_PROCESSOR: Final = "any processor of this architecture"
