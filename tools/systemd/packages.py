@@ -24,6 +24,7 @@ from tools.systemd.cases import (
     KEY,
     PLATFORM,
     command_line,
+    get_key,
     get_resource,
     judge,
     to,
@@ -31,6 +32,7 @@ from tools.systemd.cases import (
 )
 from tools.systemd.machine import SERVICE, Machine, wait_for
 from tools.systemd.tree import CHECKOUT
+from tools.systemd.variants import INSTANCE, INSTANCE_ADDRESS, start_instance
 from tools.torture.scenario import Row
 from verdictd_py import __version__
 
@@ -139,12 +141,23 @@ def install(machine: Machine, packages: Packages) -> Iterator[Row]:
 
 
 def upgrades(machine: Machine, packages: Packages) -> Iterator[Row]:
-    """Upgrade and downgrade a broker that runs."""
+    """Upgrade and downgrade brokers that run: the service, and an instance of the template."""
+    _, api = start_instance(machine)
+    machine.run("verdict-py", "-c", api, "key", "create", KEY)
     for case, file, version in (
         ("upgrade", packages.newer, NEWER),
         ("downgrade", packages.current, __version__),
     ):
-        yield _replaced(machine, f"package: {case} to {version}", file, version)
+        yield _replaced(machine, f"package: {case} to {version}", file, version, brokers=2)
+        status = machine.run("verdict-py", "-c", api, "status", "--json")
+        yield judge(
+            f"package: {case} of `{INSTANCE}` (a dynamic user)",
+            f"{version_of(machine, INSTANCE)} runs",
+            unless(version_of(machine, INSTANCE) == version, "another version runs"),
+            unless(status.returncode == 0, status.stderr.strip()),
+            get_key(machine, INSTANCE_ADDRESS),
+        )
+    machine.systemctl("stop", INSTANCE)
 
 
 def refused(machine: Machine, packages: Packages) -> Iterator[Row]:
@@ -278,24 +291,27 @@ def key_of(machine: Machine) -> str:
     return machine.run(*command).stdout.strip()
 
 
-def version_of(machine: Machine) -> str:
+def version_of(machine: Machine, unit: str = SERVICE) -> str:
     """Return the version of the broker that runs."""
-    words = machine.run("cat", f"/proc/{machine.show('MainPID')}/cmdline").stdout
+    show = ("systemctl", "show", "--value", "--property=MainPID", unit)
+    words = machine.run("cat", f"/proc/{machine.run(*show).stdout.strip()}/cmdline").stdout
     version = re.search(rf"{_LIB}/environment-([0-9.]+)-", words)
     return version.group(1) if version else "unknown"
 
 
-def _replaced(machine: Machine, case: str, file: Path | None, version: str) -> Row:
+def _replaced(
+    machine: Machine, case: str, file: Path | None, version: str, *, brokers: int = 1
+) -> Row:
     """Install a version (or configure the one that is unpacked), and compare before and after."""
     key, settings = key_of(machine), (machine.root / CONFIG).read_text()
     options = ("--configure", "-a") if file is None else ("--install", Packages.inside(file))
     problem, restarts = _dpkg(machine, *options)
     return judge(
         case,
-        f"{version_of(machine)} runs, {restarts} restart, settings and key as before",
+        f"{version_of(machine)} runs, {restarts} restarts of {brokers}, settings and key as before",
         problem,
         unless(version_of(machine) == version, "another version runs"),
-        unless(restarts == 1, f"{restarts} restarts"),
+        unless(restarts == brokers, f"{restarts} restarts of {brokers}"),
         unless((machine.root / CONFIG).read_text() == settings, "settings changed"),
         unless(key and key_of(machine) == key, "another key"),
         get_resource(machine, f"https://{HTTP}", "--ca", "/etc/verdictd-py/ca.pem"),
