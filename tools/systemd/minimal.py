@@ -113,11 +113,23 @@ def rpm(tree: Tree, packages: Packages) -> Iterator[Row]:
     if shutil.which("rpm") is None:
         yield Row.skipped(f"{case}-i`", "this host has no rpm; on Debian: apt-get install rpm")
         return
+    # Debian's rpm warns without this option, which no other one has.
+    known = subprocess.run(["rpm", "--help"], capture_output=True, text=True, check=False).stdout
+    force = ("--force-debian",) if "--force-debian" in known else ()
     settings, key = tree.root / CONFIG, tree.root / "var/lib/verdictd-py/keys/default/key/1"
 
     def run(*options: str) -> str:
         # The dependencies are packages of RPM systems.
-        command = ["unshare", "--net", "rpm", "--root", str(tree.root), "--nodeps", *options]
+        command = [
+            "unshare",
+            "--net",
+            "rpm",
+            "--root",
+            str(tree.root),
+            "--nodeps",
+            *force,
+            *options,
+        ]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         return (ended.stdout + ended.stderr).strip()
 

@@ -52,7 +52,6 @@ kbs_tls_key = "credential:server.key"
 seal = "credential:kek"
 """
 _WRONG: Final = 'kbs_tls_cert = "/etc/verdictd-py/missing.pem"'
-_OTHER: Final = "/opt/other-python"
 _ENCRYPTED: Final = tuple(
     f"LoadCredentialEncrypted={name}:{_CREDENTIALS}/{name}.cred" for name in ("server.key", "kek")
 )
@@ -233,7 +232,6 @@ def another_python(machine: Machine, packages: Packages) -> Iterator[Row]:
     link = machine.root / "usr/bin/python3"
     link.unlink()
     link.symlink_to("python" + ".".join(own))
-    shutil.rmtree(machine.root / _OTHER[1:])
     started = machine.systemctl("start", SERVICE)
     yield judge(
         "package: another Python without dpkg, at the start",
@@ -344,30 +342,26 @@ def _credentials(machine: Machine) -> None:
 
 
 def _package_python(root: Path, python: Path) -> None:
-    """Pack another Python as a package that replaces `/usr/bin/python3`."""
+    """Pack another Python, in the places of a distribution, to replace `/usr/bin/python3`."""
     stage = root / "root/other-python"
     shutil.rmtree(stage, ignore_errors=True)
     command = (python, "-I", "-c", "import sys; print(sys.base_prefix)")
-    prefix = Path(
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    )
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    prefix = Path(ended.stdout.strip())
     program = Path(os.path.realpath(prefix / "bin/python3"))
-    target = stage / _OTHER[1:]
     ignored = shutil.ignore_patterns("test", "tests", "__pycache__", "site-packages", "*.a")
-    shutil.copytree(prefix / "lib", target / "lib", symlinks=True, ignore=ignored)
-    (target / "bin").mkdir()
-    shutil.copy(program, target / "bin" / program.name)
-    # The path in the program is that of this host; without it, the linker searches /usr/lib.
-    (stage / "usr/lib").mkdir(parents=True)
-    for library in (prefix / "lib").glob("libpython3.*.so.*"):
-        shutil.copy(library, stage / "usr/lib")
+    library = f"usr/lib/{program.name}"
+    shutil.copytree(prefix / "lib" / program.name, stage / library, symlinks=True, ignore=ignored)
+    # The program names the path of its library on this host; the linker searches /usr/lib, too.
+    for file in (prefix / "lib").glob("libpython3.*.so.*"):
+        shutil.copy(file, stage / "usr/lib")
     (stage / "usr/bin").mkdir()
-    (stage / "usr/bin/python3").symlink_to(f"{_OTHER}/bin/{program.name}")
+    shutil.copy(program, stage / "usr/bin")
+    (stage / "usr/bin/python3").symlink_to(program.name)
     (stage / "DEBIAN").mkdir()
-    control = (
-        "Package: other-python\nVersion: 1\nArchitecture: amd64\nMaintainer: x <x@localhost>\n"
-    )
-    (stage / "DEBIAN/control").write_text(control + "Description: another Python\n")
+    control = "Package: other-python\nVersion: 1\nArchitecture: amd64\n"
+    more = "Maintainer: x <x@localhost>\nDescription: another Python\n"
+    (stage / "DEBIAN/control").write_text(control + more)
     pack = ("dpkg-deb", "-Znone", "--build", "--root-owner-group", stage)
     subprocess.run([*pack, root / "root/other-python.deb"], stdout=subprocess.DEVNULL, check=True)
     shutil.rmtree(stage)
