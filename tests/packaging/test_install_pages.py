@@ -15,7 +15,7 @@ from tools.walk.pages import Step, steps
 INSTALL: Final = Path(__file__).resolve().parents[2] / "docs" / "install"
 FIRST_HOUR: Final = ("debian", "rhel", "packages", "podman", "air-gap")
 WALKED: Final = ("debian", "rhel", "podman", "air-gap")
-"""Pages that `./dev walk` runs. `./dev systemd` runs packages.md; kubernetes.md needs a cluster."""
+"""Pages that `./dev walk` runs; `./dev systemd` runs the one for packages."""
 KEY: Final = re.compile(r"guest .*\bkey default/key/1")
 
 
@@ -46,9 +46,9 @@ def test_pages_that_can_run_are_run_word_for_word() -> None:
 
 def test_commands_that_need_systemd_are_found() -> None:
     """`./dev systemd` runs them in a booted Debian."""
-    assert len(commands_of("debian.md", "As a service")) > 8
-    assert len(commands_of("packages.md", "From nothing to a released key")) == 5
-    assert len(commands_of("packages.md", "As a service")) == 4
+    assert len(commands_of("docs/install/debian.md", "As a service")) > 8
+    assert len(commands_of("docs/install/packages.md", "From nothing to a released key")) == 5
+    assert len(commands_of("docs/install/packages.md", "As a service")) == 4
 
 
 @pytest.mark.parametrize("page", FIRST_HOUR)

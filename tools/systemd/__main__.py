@@ -16,7 +16,7 @@ from typing import Final
 
 from tools.systemd.cases import CASES, judge, prepare, unless
 from tools.systemd.machine import Machine
-from tools.systemd.minimal import minimal, rpm
+from tools.systemd.minimal import minimal, quadlet, rpm
 from tools.systemd.packages import PACKAGE_CASES, Packages
 from tools.systemd.pages import package, service
 from tools.systemd.tree import MIRROR, Tree, build_wheel
@@ -32,7 +32,7 @@ INTERRUPTED: Final = 130
 # What each container needs first (`machine.py`).
 _PROBE: Final = (
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-ec"),
-    "umount --recursive /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup",
+    "umount --recursive /sys/fs/cgroup || true; mount -t cgroup2 none /sys/fs/cgroup",
 )
 
 # A broker and one genuine guest, without systemd; everything is below /tmp/minimal.
@@ -151,6 +151,7 @@ def _rpm(mirror: str, packages: Packages, tree: Tree, log: Path) -> Iterator[Row
     del log
     tree.make(mirror)
     yield from rpm(tree, packages)
+    yield from quadlet(tree)
 
 
 def _units(mirror: str, wheel: Path, tree: Tree, log: Path) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from tools.systemd.cases import CONFIG, judge, unless
 from tools.systemd.packages import NEWER, Packages
-from tools.systemd.tree import Tree
+from tools.systemd.tree import CHECKOUT, Tree
 from tools.torture.scenario import Row
 
 ENVIRONMENT: Final = "/usr/lib/verdictd-py/environment"
@@ -50,6 +50,15 @@ for file in Path(sys.prefix, "lib").rglob("*.so*"):
     bad += [f"{file.name}: {line.strip()}" for line in text.splitlines() if "not found" in line]
     used |= {str(Path(path).resolve()) for path in re.findall(r"=> (/\\S+)", text)}
 print(json.dumps([bad, commands, modules, libraries, sorted(used)]))
+"""
+
+# Not installed: only its program that reads quadlets runs. The status is 9 before podman 4.4.
+_QUADLET: Final = """
+cd "$(mktemp -d)"
+apt-get download -qq podman 2> /dev/null
+dpkg-deb -x podman_*.deb podman
+[ -x podman/usr/libexec/podman/quadlet ] || exit 9
+QUADLET_UNIT_DIRS=/opt/quadlet podman/usr/libexec/podman/quadlet -dryrun
 """
 
 
@@ -104,11 +113,23 @@ def rpm(tree: Tree, packages: Packages) -> Iterator[Row]:
     if shutil.which("rpm") is None:
         yield Row.skipped(f"{case}-i`", "this host has no rpm; on Debian: apt-get install rpm")
         return
+    # Debian's rpm warns without this option, which no other one has.
+    known = subprocess.run(["rpm", "--help"], capture_output=True, text=True, check=False).stdout
+    force = ("--force-debian",) if "--force-debian" in known else ()
     settings, key = tree.root / CONFIG, tree.root / "var/lib/verdictd-py/keys/default/key/1"
 
     def run(*options: str) -> str:
         # The dependencies are packages of RPM systems.
-        command = ["unshare", "--net", "rpm", "--root", str(tree.root), "--nodeps", *options]
+        command = [
+            "unshare",
+            "--net",
+            "rpm",
+            "--root",
+            str(tree.root),
+            "--nodeps",
+            *force,
+            *options,
+        ]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         return (ended.stdout + ended.stderr).strip()
 
@@ -139,4 +160,28 @@ def rpm(tree: Tree, packages: Packages) -> Iterator[Row]:
         unless(key.exists(), "the key is gone"),
         unless(settings.exists(), "the settings are gone"),
         unless(not tree.has("usr/lib/verdictd-py"), "the program stays"),
+    )
+
+
+def quadlet(tree: Tree) -> Iterator[Row]:
+    """Have podman's generator make services of the quadlet, and refuse a wrong one."""
+    case = "`quadlet -dryrun`"
+    place = tree.root / "opt/quadlet"
+    place.mkdir(exist_ok=True)
+    for kind in ("container", "volume"):
+        shutil.copy(CHECKOUT / "verdictd_py/deploy" / f"verdictd-py.{kind}", place)
+    made = tree.run("sh", "-c", _QUADLET)
+    if made.returncode == 9:
+        yield Row.skipped(case, "podman of this release has none")
+        return
+    container = place / "verdictd-py.container"
+    container.write_text(container.read_text().replace("ReadOnly=", "ReadOnyl="))
+    refused = tree.run("sh", "-c", _QUADLET)
+    yield judge(
+        case,
+        "a service and a volume; a misspelt key is refused",
+        unless(made.returncode == 0, made.stderr.strip()[-300:]),
+        unless("ExecStart=/usr/bin/podman run" in made.stdout, "no service"),
+        unless("ExecStart=/usr/bin/podman volume create" in made.stdout, "no volume"),
+        unless("ReadOnyl" in refused.stderr, "accepts a misspelt key"),
     )

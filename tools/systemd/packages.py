@@ -24,6 +24,7 @@ from tools.systemd.cases import (
     KEY,
     PLATFORM,
     command_line,
+    get_key,
     get_resource,
     judge,
     to,
@@ -31,6 +32,7 @@ from tools.systemd.cases import (
 )
 from tools.systemd.machine import SERVICE, Machine, wait_for
 from tools.systemd.tree import CHECKOUT
+from tools.systemd.variants import INSTANCE, INSTANCE_ADDRESS, start_instance
 from tools.torture.scenario import Row
 from verdictd_py import __version__
 
@@ -50,7 +52,6 @@ kbs_tls_key = "credential:server.key"
 seal = "credential:kek"
 """
 _WRONG: Final = 'kbs_tls_cert = "/etc/verdictd-py/missing.pem"'
-_OTHER: Final = "/opt/other-python"
 _ENCRYPTED: Final = tuple(
     f"LoadCredentialEncrypted={name}:{_CREDENTIALS}/{name}.cred" for name in ("server.key", "kek")
 )
@@ -139,12 +140,23 @@ def install(machine: Machine, packages: Packages) -> Iterator[Row]:
 
 
 def upgrades(machine: Machine, packages: Packages) -> Iterator[Row]:
-    """Upgrade and downgrade a broker that runs."""
+    """Upgrade and downgrade brokers that run: the service, and an instance of the template."""
+    _, api = start_instance(machine)
+    machine.run("verdict-py", "-c", api, "key", "create", KEY)
     for case, file, version in (
         ("upgrade", packages.newer, NEWER),
         ("downgrade", packages.current, __version__),
     ):
-        yield _replaced(machine, f"package: {case} to {version}", file, version)
+        yield _replaced(machine, f"package: {case} to {version}", file, version, brokers=2)
+        status = machine.run("verdict-py", "-c", api, "status", "--json")
+        yield judge(
+            f"package: {case} of `{INSTANCE}` (a dynamic user)",
+            f"{version_of(machine, INSTANCE)} runs",
+            unless(version_of(machine, INSTANCE) == version, "another version runs"),
+            unless(status.returncode == 0, status.stderr.strip()),
+            get_key(machine, INSTANCE_ADDRESS),
+        )
+    machine.systemctl("stop", INSTANCE)
 
 
 def refused(machine: Machine, packages: Packages) -> Iterator[Row]:
@@ -220,7 +232,6 @@ def another_python(machine: Machine, packages: Packages) -> Iterator[Row]:
     link = machine.root / "usr/bin/python3"
     link.unlink()
     link.symlink_to("python" + ".".join(own))
-    shutil.rmtree(machine.root / _OTHER[1:])
     started = machine.systemctl("start", SERVICE)
     yield judge(
         "package: another Python without dpkg, at the start",
@@ -278,24 +289,27 @@ def key_of(machine: Machine) -> str:
     return machine.run(*command).stdout.strip()
 
 
-def version_of(machine: Machine) -> str:
+def version_of(machine: Machine, unit: str = SERVICE) -> str:
     """Return the version of the broker that runs."""
-    words = machine.run("cat", f"/proc/{machine.show('MainPID')}/cmdline").stdout
+    show = ("systemctl", "show", "--value", "--property=MainPID", unit)
+    words = machine.run("cat", f"/proc/{machine.run(*show).stdout.strip()}/cmdline").stdout
     version = re.search(rf"{_LIB}/environment-([0-9.]+)-", words)
     return version.group(1) if version else "unknown"
 
 
-def _replaced(machine: Machine, case: str, file: Path | None, version: str) -> Row:
+def _replaced(
+    machine: Machine, case: str, file: Path | None, version: str, *, brokers: int = 1
+) -> Row:
     """Install a version (or configure the one that is unpacked), and compare before and after."""
     key, settings = key_of(machine), (machine.root / CONFIG).read_text()
     options = ("--configure", "-a") if file is None else ("--install", Packages.inside(file))
     problem, restarts = _dpkg(machine, *options)
     return judge(
         case,
-        f"{version_of(machine)} runs, {restarts} restart, settings and key as before",
+        f"{version_of(machine)} runs, {restarts} restarts of {brokers}, settings and key as before",
         problem,
         unless(version_of(machine) == version, "another version runs"),
-        unless(restarts == 1, f"{restarts} restarts"),
+        unless(restarts == brokers, f"{restarts} restarts of {brokers}"),
         unless((machine.root / CONFIG).read_text() == settings, "settings changed"),
         unless(key and key_of(machine) == key, "another key"),
         get_resource(machine, f"https://{HTTP}", "--ca", "/etc/verdictd-py/ca.pem"),
@@ -328,30 +342,26 @@ def _credentials(machine: Machine) -> None:
 
 
 def _package_python(root: Path, python: Path) -> None:
-    """Pack another Python as a package that replaces `/usr/bin/python3`."""
+    """Pack another Python, in the places of a distribution, to replace `/usr/bin/python3`."""
     stage = root / "root/other-python"
     shutil.rmtree(stage, ignore_errors=True)
     command = (python, "-I", "-c", "import sys; print(sys.base_prefix)")
-    prefix = Path(
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    )
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    prefix = Path(ended.stdout.strip())
     program = Path(os.path.realpath(prefix / "bin/python3"))
-    target = stage / _OTHER[1:]
     ignored = shutil.ignore_patterns("test", "tests", "__pycache__", "site-packages", "*.a")
-    shutil.copytree(prefix / "lib", target / "lib", symlinks=True, ignore=ignored)
-    (target / "bin").mkdir()
-    shutil.copy(program, target / "bin" / program.name)
-    # The path in the program is that of this host; without it, the linker searches /usr/lib.
-    (stage / "usr/lib").mkdir(parents=True)
-    for library in (prefix / "lib").glob("libpython3.*.so.*"):
-        shutil.copy(library, stage / "usr/lib")
+    library = f"usr/lib/{program.name}"
+    shutil.copytree(prefix / "lib" / program.name, stage / library, symlinks=True, ignore=ignored)
+    # The program names the path of its library on this host; the linker searches /usr/lib, too.
+    for file in (prefix / "lib").glob("libpython3.*.so.*"):
+        shutil.copy(file, stage / "usr/lib")
     (stage / "usr/bin").mkdir()
-    (stage / "usr/bin/python3").symlink_to(f"{_OTHER}/bin/{program.name}")
+    shutil.copy(program, stage / "usr/bin")
+    (stage / "usr/bin/python3").symlink_to(program.name)
     (stage / "DEBIAN").mkdir()
-    control = (
-        "Package: other-python\nVersion: 1\nArchitecture: amd64\nMaintainer: x <x@localhost>\n"
-    )
-    (stage / "DEBIAN/control").write_text(control + "Description: another Python\n")
+    control = "Package: other-python\nVersion: 1\nArchitecture: amd64\n"
+    more = "Maintainer: x <x@localhost>\nDescription: another Python\n"
+    (stage / "DEBIAN/control").write_text(control + more)
     pack = ("dpkg-deb", "-Znone", "--build", "--root-owner-group", stage)
     subprocess.run([*pack, root / "root/other-python.deb"], stdout=subprocess.DEVNULL, check=True)
     shutil.rmtree(stage)

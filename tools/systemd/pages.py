@@ -24,7 +24,7 @@ def service(machine: Machine) -> Iterator[Row]:
     unit = machine.root / _UNIT
     before = unit.read_text()
     unit.unlink()
-    yield _followed(machine, "debian.md", "As a service", path="/opt/verdictd-py/bin:")
+    yield _followed(machine, "docs/install/debian.md", "As a service", path="/opt/verdictd-py/bin:")
     machine.systemctl("disable", "--now", SERVICE)
     unit.write_text(before)
     machine.systemctl("daemon-reload")
@@ -36,15 +36,15 @@ def package(machine: Machine, packages: Packages) -> Iterator[Row]:
     machine.run("mkdir", "-p", _PLACE)
     machine.run("cp", packages.inside(packages.current), _PLACE)
     for chapter in ("From nothing to a released key", "As a service"):
-        yield _followed(machine, "packages.md", chapter)
+        yield _followed(machine, "docs/install/packages.md", chapter)
     machine.systemctl("stop", "rehearsal")
     dpkg(machine, "--purge", "verdictd-py")
     machine.run("rm", "-rf", *_LEFT, _PLACE)
 
 
 def commands_of(page: str, chapter: str) -> list[Step]:
-    """Return the commands of a chapter of `docs/install`, run by `./dev walk` or not."""
-    text = (CHECKOUT / "docs" / "install" / page).read_text(encoding="utf-8")
+    """Return the commands of a chapter of a page, run by `./dev walk` or not."""
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
     found = re.search(rf"^## {chapter}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     if found is None:
         raise ValueError(f"{page} has no chapter {chapter}")
@@ -55,7 +55,7 @@ def commands_of(page: str, chapter: str) -> list[Step]:
 def _followed(machine: Machine, page: str, chapter: str, path: str = "") -> Row:
     found = commands_of(page, chapter)
     problems = [problem for step in found if (problem := _follow(machine, step, path))]
-    case = f'docs/install/{page}, "{chapter}"'
+    case = f'{page}, "{chapter}"'
     return judge(case, f"{len(found)} commands word for word", *problems[:2])
 
 

@@ -62,11 +62,7 @@ class Tree:
             self._logged("debootstrap", *variant, self._suite, str(making), mirror)
             making.rename(base)
         self._logged("cp", "--archive", str(base), str(self.root))
-        for name in ("etc/resolv.conf", _CERTIFICATES[1:]):
-            if Path("/", name).exists():
-                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-                (self.root / name).unlink(missing_ok=True)
-                shutil.copy(Path("/", name), self.root / name)
+        self._connect()
 
     def add_wheel(self, wheel: Path) -> None:
         """Install the wheel in a virtual environment.
@@ -79,6 +75,7 @@ class Tree:
         pip = (f"{_VENV}/bin/python", "-m", "pip", "install", "--quiet", "--no-cache-dir")
         if not self.has(f"{_VENV[1:]}/bin/pip"):
             self._inside("apt-get", "install", "--yes", "--no-install-recommends", VENV)
+            self._connect()  # the package of certificates has replaced the file
             self._inside("python3", "-m", "venv", _VENV)
         self._inside(*pip, "--require-hashes", "--requirement", "/opt/requirements.lock")
         self._inside(*pip, "--no-deps", "--force-reinstall", f"/opt/{wheel.name}")
@@ -117,6 +114,14 @@ class Tree:
 
     def _inside(self, *command: str) -> None:
         self._logged(*self._chroot(command))
+
+    def _connect(self) -> None:
+        """Copy what apt and pip need of the host: name servers, and the authorities of a proxy."""
+        for name in ("etc/resolv.conf", _CERTIFICATES[1:]):
+            if Path("/", name).exists():
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.root / name).unlink(missing_ok=True)
+                shutil.copy(Path("/", name), self.root / name)
 
     def has(self, name: str) -> bool:
         """Return whether a file exists in the tree; `name` is relative to its root."""

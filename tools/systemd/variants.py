@@ -43,8 +43,8 @@ print(done, failed, flush=True)
 """
 
 
-def instances(machine: Machine) -> Iterator[Row]:
-    """Run a second broker from the template, next to the first one."""
+def start_instance(machine: Machine) -> tuple[bool, str]:
+    """Start a broker from the template; return whether it started, and its client API."""
     settings = machine.root / "etc/verdictd-py/one.toml"
     settings.write_text(f'listen = "{INSTANCE_ADDRESS}"\n')
     drop_in = machine.root / f"etc/systemd/system/{INSTANCE}.d/10-base.conf"
@@ -54,10 +54,15 @@ def instances(machine: Machine) -> Iterator[Row]:
         "--client-api unix:${RUNTIME_DIRECTORY}/client-api.sock"
     )
     drop_in.write_text(f"[Service]\nExecStart=\nExecStart=/usr/bin/verdictd-py {options} {TRUST}\n")
+    machine.systemctl("daemon-reload")
+    return machine.systemctl("start", INSTANCE), "unix:/run/verdictd-py-one/client-api.sock"
+
+
+def instances(machine: Machine) -> Iterator[Row]:
+    """Run a second broker from the template, next to the first one."""
     with machine.changed(*command_line()):
         machine.systemctl("start", SERVICE)
-        started = machine.systemctl("start", INSTANCE)
-        api = "unix:/run/verdictd-py-one/client-api.sock"
+        started, api = start_instance(machine)
         created = machine.run("verdict-py", "-c", api, "key", "create", "default/key/1")
         yield judge(
             "`verdictd-py@one` next to `verdictd-py`",
@@ -68,7 +73,6 @@ def instances(machine: Machine) -> Iterator[Row]:
             get_key(machine),
         )
         machine.systemctl("stop", INSTANCE)
-    drop_in.unlink()
 
 
 def air_gapped(machine: Machine) -> Iterator[Row]:
