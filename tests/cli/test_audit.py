@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 
@@ -118,7 +117,7 @@ def test_records_are_printed_as_they_come(tmp_path: Path) -> None:
         for number in range(1, 20):
             trail.record(KeyCreated(caller="uid 0", kid=f"key-{number}"))
         lines += [following.stdout.readline() for _ in range(1, 20)]
-        following.send_signal(signal.SIGINT)
+        following.terminate()  # a shell in the background ignores SIGINT, also for this process
         assert following.stdout.read() == b""
     finally:
         following.kill()  # also if the test fails or has waited too long
