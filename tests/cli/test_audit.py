@@ -175,6 +175,8 @@ def test_a_record_is_displayed_by_its_digest_or_number(
     by_number = run(capfdbinary, "show", f"{file.name}:2", audit).json
     assert (by_number["record"]["event"], by_number["number"]) == ("secret.released", 2)
     assert run(capfdbinary, "show", f"{file}:2", audit).json == by_number
+    twice = run(capfdbinary, "show", digest[:12], audit, audit)
+    assert "2 records begin with" in twice.complaint(2, PROGRAM)
     assert run(capfdbinary, "show", "0" * 64, audit).status == 1
     assert "too short" in run(capfdbinary, "show", "ab", audit).complaint(2, PROGRAM)
 
@@ -254,6 +256,15 @@ def test_a_search_without_a_result_says_so(
     ended = run(capfdbinary, "search", audit, "--guest", "zzz")
     assert (ended.status, ended.stdout) == (1, b"")
     assert ended.stderr == f"{PROGRAM} search: no record meets all conditions\n"
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "cef", "text"])
+def test_an_export_has_the_records_that_meet_the_conditions(
+    audit: Path, form: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    ended = run(capfdbinary, "export", audit, "--format", form, "--event", "secret.*")
+    assert ended.stdout.count(b"\n") == (2 if form == "csv" else 1)
+    assert b"secret.released" in ended.stdout
 
 
 def test_an_export_overwrites_no_file_of_the_trail(
