@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 
@@ -16,7 +15,13 @@ import pytest
 from tests.support.command import COMMAND, Ended, environment, run_here
 from tests.support.documents import follows
 from tests.support.events import RecordedEvents
-from verdictd_py.domain.events import GuestRefused, KeyCreated, KeyDeleted, SecretReleased
+from verdictd_py.domain.events import (
+    GuestDisconnected,
+    GuestRefused,
+    KeyCreated,
+    KeyDeleted,
+    SecretReleased,
+)
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.export import as_text
 from verdictd_py.events.reading import read_line
@@ -39,7 +44,12 @@ def audit(tmp_path: Path) -> Path:
     operator.record(KeyCreated(caller="uid 0", kid="default/key/1"))
     worker.record(
         SecretReleased(
-            peer="192.0.2.1:5", appraisal="a" * 32, tee="tdx", what="key", path="keys/default/key/1"
+            peer="192.0.2.1:5",
+            appraisal="a" * 32,
+            tee="tdx",
+            what="key",
+            path="keys/default/key/1",
+            paths=("keys/default/key/1", "keys/default/key/2"),
         )
     )
     operator.record(KeyDeleted(caller=HOSTILE, kid="other"))
@@ -76,6 +86,7 @@ def found(ended: Ended) -> list[str]:
         (("--event", "key.created", "--event", "guest.*"), ["key.created", "guest.refused"]),
         (("--guest", "aaaa"), ["secret.released"]),
         (("--kid", "default/key/1"), ["key.created", "secret.released"]),
+        (("--kid", "default/key/2"), ["secret.released"]),
         (("--kid", "keys/default/key/1", "--event", "secret.*"), ["secret.released"]),
         (("--result", "refused"), ["guest.refused"]),
         (("--text", "second"), ["guest.refused"]),
@@ -92,6 +103,30 @@ def test_records_are_found_in_the_order_of_time(
     ended = run(capfdbinary, "search", audit, "--json", *words)
     assert found(ended) == events
     assert ended.status == (0 if events else 1)
+
+
+def test_a_period_begins_with_its_first_time_and_ends_before_its_last(
+    audit: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    first = run(capfdbinary, "search", audit, "--json", "--event", "key.created").json
+    time = first["items"][0]["record"]["time"]
+    for words, events in (("--since", ["key.created"]), ("--until", [])):
+        ended = run(capfdbinary, "search", audit, "--json", "--event", "key.created", words, time)
+        assert found(ended) == events
+
+
+def test_a_guest_is_found_by_the_appraisal_of_its_connection(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """A guest that is disconnected has another appraisal than the one that accepted it."""
+    trail = AuditTrail(tmp_path, RecordedEvents())
+    trail.open()
+    gone = GuestDisconnected(peer="192.0.2.1:5", guest="c" * 32, appraisal="d" * 32, reason="x")
+    trail.record(gone)
+    trail.close()
+    for guest in ("cccc", "dddd"):
+        ended = run(capfdbinary, "search", tmp_path, "--json", "--guest", guest)
+        assert found(ended) == ["guest.disconnected"]
 
 
 def test_tail_prints_the_last_records(
@@ -118,7 +153,7 @@ def test_records_are_printed_as_they_come(tmp_path: Path) -> None:
         for number in range(1, 20):
             trail.record(KeyCreated(caller="uid 0", kid=f"key-{number}"))
         lines += [following.stdout.readline() for _ in range(1, 20)]
-        following.send_signal(signal.SIGINT)
+        following.terminate()  # a shell in the background ignores SIGINT, also for this process
         assert following.stdout.read() == b""
     finally:
         following.kill()  # also if the test fails or has waited too long
@@ -139,6 +174,9 @@ def test_a_record_is_displayed_by_its_digest_or_number(
     assert (by_digest["record"]["event"], by_digest["file"]) == ("audit.head", file.name)
     by_number = run(capfdbinary, "show", f"{file.name}:2", audit).json
     assert (by_number["record"]["event"], by_number["number"]) == ("secret.released", 2)
+    assert run(capfdbinary, "show", f"{file}:2", audit).json == by_number
+    twice = run(capfdbinary, "show", digest[:12], audit, audit)
+    assert "2 records begin with" in twice.complaint(2, PROGRAM)
     assert run(capfdbinary, "show", "0" * 64, audit).status == 1
     assert "too short" in run(capfdbinary, "show", "ab", audit).complaint(2, PROGRAM)
 
@@ -218,6 +256,15 @@ def test_a_search_without_a_result_says_so(
     ended = run(capfdbinary, "search", audit, "--guest", "zzz")
     assert (ended.status, ended.stdout) == (1, b"")
     assert ended.stderr == f"{PROGRAM} search: no record meets all conditions\n"
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "cef", "text"])
+def test_an_export_has_the_records_that_meet_the_conditions(
+    audit: Path, form: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    ended = run(capfdbinary, "export", audit, "--format", form, "--event", "secret.*")
+    assert ended.stdout.count(b"\n") == (2 if form == "csv" else 1)
+    assert b"secret.released" in ended.stdout
 
 
 def test_an_export_overwrites_no_file_of_the_trail(

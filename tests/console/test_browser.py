@@ -28,6 +28,16 @@ pytestmark = [
 ]
 
 SIZES: Final = ((360, 740), (1280, 900))
+DOCUMENTED: Final = {
+    "guest-1280-light": 1060,
+    "guest-360-dark": 1100,
+    "overview-1280-light": 1000,
+    "reference-1280-dark": 900,
+    "release-1280-light": 800,
+    "values-compared-1280-light": 860,
+}
+"""Height in pixels of the pictures in docs/console, by name."""
+
 THEMES: Final = ("light", "dark")
 PATHS: Final = {
     "overview": "/",
@@ -142,6 +152,16 @@ def signed(browser: Any, link: Any) -> Signed:
     return Signed(browser, link())
 
 
+def shoot(page: Any, name: str, width: int) -> None:
+    """Write the picture of a page, and its upper part for docs/console; of a comparison, that."""
+    page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
+    if height := DOCUMENTED.get(name):
+        box = page.locator("#difference")
+        top = box.bounding_box()["y"] - 16 if box.count() else 0
+        clip = {"x": 0, "y": top, "width": width, "height": height}
+        page.screenshot(path=f"{SHOTS}/docs/{name}.png", full_page=True, clip=clip)
+
+
 @pytest.mark.parametrize("lang", ["en", "zh"])
 @pytest.mark.parametrize("name", PATHS)
 def test_a_page_is_accessible_and_keeps_its_policy(
@@ -161,7 +181,7 @@ def test_a_page_is_accessible_and_keeps_its_policy(
             page.on("request", lambda request, to=requests: to.append(request.url))
             page.goto(url)
             if SHOTS and lang == "en":
-                page.screenshot(path=f"{SHOTS}/{name}-{width}-{theme}.png", full_page=True)
+                shoot(page, f"{name}-{width}-{theme}", width)
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, "the page is wider than the screen"
             assert [text for text in messages if "404" not in text] == []

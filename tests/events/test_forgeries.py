@@ -72,6 +72,21 @@ def test_a_name_in_the_directory_states_nothing(audit: Path, which: str) -> None
     assert any(f"{victim.name} is missing" in each for each in check(audit, keys=[KEY]).problems)
 
 
+@pytest.mark.parametrize("digest", [b" partial=x first=y", b"\xff\n 0 0"])
+def test_a_state_file_cannot_make_a_record_unreadable(audit: Path, digest: bytes) -> None:
+    """The rest of the file would then not be verified."""
+    run_once(audit)
+    victim = run_once(audit)
+    (state,) = audit.glob(".*.state")
+    content = bytearray(state.read_bytes())
+    content[16:80] = digest.ljust(64, b"0")
+    state.write_bytes(content)
+    victim.unlink()
+    run_once(audit)
+    (problem,) = check(audit).problems
+    assert f"{victim.name} is missing" in problem
+
+
 def test_only_a_record_of_the_pruning_states_that_a_file_was_pruned(audit: Path) -> None:
     victim = run_once(audit)
     last = run_once(audit)

@@ -347,6 +347,8 @@ def test_a_head_is_due_after_a_number_of_records_and_after_a_time(
     assert [head.records for head in log.of(AuditHead)] == [1, 12, 16]
     trail.record_head()
     assert len(log.of(AuditHead)) == 3
+    trail.record(created(13))  # the minute begins again
+    assert len(log.of(AuditHead)) == 3
     trail.close()
     assert log.of(AuditHead)[-1].last is True
     assert check(audit, keys=[KEY]).problems == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -12,6 +13,11 @@ import pytest
 
 from tests.events.test_audit import REFUSED, Clock
 from tests.events.trails import KEY, SIGNER, check, crash, created, opened, run_once
+from tests.support.clock import until
+from tests.support.events import RecordedEvents
+from verdictd_py.domain.events import AuditHead
+from verdictd_py.events import audit as trail_module
+from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.retention import Retention, Rotation
 from verdictd_py.events.scan import files_of
@@ -159,6 +165,25 @@ def test_a_damaged_file_is_not_removed(audit: Path) -> None:
     trail.prune()
     trail.close()
     assert damaged.exists()
+
+
+async def test_each_minute_heads_are_written_and_files_removed(
+    audit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trail_module, "COUNT_SECONDS", 0)
+    old, log = run_once(audit), RecordedEvents()
+    signed = AuditTrail(audit, log, writer="-worker1", signer=SIGNER)
+    pruning = opened(audit, retention=Retention(size=1))
+    signed.open()
+    signed.record(created(0))
+    assert len(log.of(AuditHead)) == 1
+    minutes = [asyncio.create_task(trail.keep_counting()) for trail in (signed, pruning)]
+    await until(lambda: len(log.of(AuditHead)) == 2 and not old.exists())
+    for minute in minutes:
+        minute.cancel()
+    await asyncio.gather(*minutes, return_exceptions=True)
+    signed.close()
+    pruning.close()
 
 
 async def test_the_daemon_removes_files_each_minute(audit: Path) -> None:

@@ -326,7 +326,7 @@ def _show(options: argparse.Namespace) -> int:
     found = []
     for record in merged(_readable(options.paths)):
         if colon:
-            is_wanted = (record.file, str(record.number)) == (name, number)
+            is_wanted = (record.file, str(record.number)) == (Path(name).name, number)
         else:
             is_wanted = str(record.members.get("digest", "")).startswith(options.record)
         if is_wanted:

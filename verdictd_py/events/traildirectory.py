@@ -36,6 +36,8 @@ _NAME: Final = re.compile(r"[0-9A-Za-z-]{1,64}\.jsonl")
 """Names that a broker gives to audit files. A statement names no other file: someone who can write
 the directory could choose a name that the broker would state as something else."""
 
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
 _TIME_CHARACTERS: Final = len("20260101T000000Z")
 """Length of the time at the beginning of a file's name."""
 
@@ -262,9 +264,10 @@ def _read_state(path: Path) -> tuple[State, int, str, tuple[int, ...]]:
         except OSError:  # locked, or a file system without locks, where no writer counts as ended
             state = State.OPEN
         magic, records, digest, *counts = _STATE.unpack(os.pread(descriptor, _STATE.size, 0))
-        if magic != _MAGIC:
+        text = digest.decode("ascii", "replace")
+        if magic != _MAGIC or not _DIGEST.fullmatch(text):
             return (state, *nothing)
-        return state, records, digest.decode("ascii", "replace"), tuple(counts)
+        return state, records, text, tuple(counts)
     except (OSError, struct.error):
         return (State.ENDED, *nothing)
     finally:
