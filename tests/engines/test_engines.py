@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import OUR_VARIABLES
 from tests.support.engines import engine_in
 from tools.engines.__main__ import ENGINES
 
@@ -36,6 +37,7 @@ def test_an_engine_starts_once_and_leaves_nothing(name: str, tmp_path: Path) -> 
         variables = engine.start()
         data = (directory / "data").resolve()  # PostgreSQL's is elsewhere: tmp_path is private
         running = _processes_of(directory, data)
+        assert not [name for name in variables if name.startswith(OUR_VARIABLES)]
         assert engine_in(directory, ENGINES[name]).start() == variables
         assert _processes_of(directory, data) == running
         assert bool(running) == (name != "softhsm")
@@ -47,3 +49,13 @@ def test_an_engine_starts_once_and_leaves_nothing(name: str, tmp_path: Path) -> 
     assert not directory.exists()
     assert not data.exists()
     assert _processes_of(directory, data) == set()
+
+
+def test_no_variable_of_engines_is_one_of_the_broker() -> None:
+    """The broker refuses variables that it does not know: one may be a misspelled setting."""
+    former = "VERDICTD_" + "TEST_"
+    root = Path(__file__).parents[2]
+    files = [
+        file for top in ("tests", "tools", "benchmarks") for file in (root / top).rglob("*.py")
+    ]
+    assert not [str(file) for file in files if former in file.read_text(errors="replace")]

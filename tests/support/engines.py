@@ -17,9 +17,7 @@ import pytest
 from tools.engines.processes import Missing
 
 _REQUIRED: Final = bool(os.environ.get("REQUIRE_ENGINES"))
-_VARIABLES: Final = {
-    name: text for name, text in os.environ.items() if name.startswith("VERDICTD_TEST_")
-}
+_VARIABLES: Final = {name: text for name, text in os.environ.items() if name.startswith("ENGINES_")}
 T = TypeVar("T")
 
 
@@ -53,28 +51,28 @@ def engine_in(directory: Path, make: Callable[[Path], T]) -> T:
 @pytest.fixture(scope="session")
 def postgres_url() -> str:
     """URL of the shared PostgreSQL: a superuser, who makes databases and roles for tests."""
-    return variable("VERDICTD_TEST_POSTGRES")
+    return variable("ENGINES_POSTGRES")
 
 
 @pytest.fixture(scope="session")
 def valkey_url() -> str:
     """URL of the shared Valkey or redis, without TLS. Tests use prefixes of their own."""
-    return variable("VERDICTD_TEST_VALKEY")
+    return variable("ENGINES_VALKEY")
 
 
 @pytest.fixture(scope="session")
 def pkcs11_uri() -> str:
     """PKCS#11 URI of the shared SoftHSM2 token, with its module and its PIN, without an object."""
-    return variable("VERDICTD_TEST_PKCS11")
+    return variable("ENGINES_PKCS11")
 
 
 @pytest.fixture(scope="session")
 def openbao() -> OpenBaoAddress:
     """The shared OpenBao."""
     return OpenBaoAddress(
-        variable("VERDICTD_TEST_OPENBAO"),
-        Path(variable("VERDICTD_TEST_OPENBAO_CA")),
-        Path(variable("VERDICTD_TEST_OPENBAO_TOKEN_FILE")),
+        variable("ENGINES_OPENBAO"),
+        Path(variable("ENGINES_OPENBAO_CA")),
+        Path(variable("ENGINES_OPENBAO_TOKEN_FILE")),
     )
 
 

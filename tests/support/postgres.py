@@ -1,6 +1,6 @@
 """A real PostgreSQL for tests: one database per process of pytest, emptied for each test.
 
-`./dev engines up` starts the server and prints `VERDICTD_TEST_POSTGRES`, the URL of a superuser.
+`./dev engines up` starts the server and prints `ENGINES_POSTGRES`, the URL of a superuser.
 Without it, tests skip with a reason.
 """
 
@@ -34,7 +34,7 @@ from verdictd_py.sealing.keyfile import KeyFile
 from verdictd_py.sealing.sealer import EnvelopeSealer
 from verdictd_py.storage.digests import DigestLog
 
-VARIABLE: Final = "VERDICTD_TEST_POSTGRES"
+VARIABLE: Final = "ENGINES_POSTGRES"
 
 # Read at the import: during a test, all variables of these programs are removed.
 _URL: Final = os.environ.get(VARIABLE)

@@ -132,7 +132,7 @@ class Engines:
 
     def start(self) -> None:
         """Start all of them; PostgreSQL logs each statement with its parameters."""
-        url = self.postgres.start()["VERDICTD_TEST_POSTGRES"]
+        url = self.postgres.start()["ENGINES_POSTGRES"]
         self.superuser = dict(conninfo.conninfo_to_dict(url))
         self.urls = self.valkey.start()
         self.softhsm_variables = self.softhsm.start()
@@ -171,7 +171,7 @@ class Engines:
 
     def sessions(self) -> Any:
         """Return a client of Valkey."""
-        return valkey.Valkey.from_url(self.urls["VERDICTD_TEST_VALKEY"])
+        return valkey.Valkey.from_url(self.urls["ENGINES_VALKEY"])
 
     @property
     def valkey_password(self) -> str:
@@ -199,7 +199,7 @@ class Engines:
 
     @property
     def token_uri(self) -> str:
-        return self.softhsm_variables["VERDICTD_TEST_PKCS11"].replace("?", ";object=kek?", 1)
+        return self.softhsm_variables["ENGINES_PKCS11"].replace("?", ";object=kek?", 1)
 
     def dump(self) -> bytes:
         """Return what `pg_dump` writes."""
@@ -347,7 +347,7 @@ class WholeSite:
         protection = ("sslmode=disable", f"sslmode=verify-full&sslrootcert={authority}")[number]
         port = self.relays.postgres[number].port
         database = f"postgresql://{DATABASE}@127.0.0.1:{port}/{DATABASE}?{protection}"
-        authority = self.engines.urls["VERDICTD_TEST_VALKEY_CA"]
+        authority = self.engines.urls["ENGINES_VALKEY_CA"]
         sessions = (
             f"valkey://127.0.0.1:{self.relays.valkey[0].port}/0?",
             f"valkeys://127.0.0.1:{self.relays.valkey[1].port}/0?ca={authority}&",

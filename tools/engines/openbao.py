@@ -90,10 +90,10 @@ class OpenBao:
         if "approle/" not in self.call("GET", "sys/auth"):
             self.call("POST", "sys/auth/approle", {"type": "approle"})
         return {
-            "VERDICTD_TEST_OPENBAO": self.address,
-            "VERDICTD_TEST_OPENBAO_CA": str(self.authority),
-            "VERDICTD_TEST_OPENBAO_TOKEN_FILE": str(self.token_file),
-            "VERDICTD_TEST_OPENBAO_PROGRAM": str(self._program),
+            "ENGINES_OPENBAO": self.address,
+            "ENGINES_OPENBAO_CA": str(self.authority),
+            "ENGINES_OPENBAO_TOKEN_FILE": str(self.token_file),
+            "ENGINES_OPENBAO_PROGRAM": str(self._program),
         }
 
     def start_sealed(self) -> None:

@@ -52,7 +52,7 @@ class Postgres:
         port = int((self._directory / "port").read_text())
         options = f"sslmode=verify-full&sslrootcert={certificates.authority}"
         url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres?{options}"
-        return {"VERDICTD_TEST_POSTGRES": url}
+        return {"ENGINES_POSTGRES": url}
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server. Mode `immediate` stops it as a crash would."""

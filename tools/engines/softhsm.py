@@ -46,7 +46,7 @@ class SoftHsm:
             self._create(configuration, pin)
         return {
             "SOFTHSM2_CONF": str(configuration),
-            "VERDICTD_TEST_PKCS11": (
+            "ENGINES_PKCS11": (
                 f"pkcs11:token={LABEL}?module-path={self._library}&pin-source=file:{pin_file}"
             ),
         }

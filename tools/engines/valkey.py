@@ -41,9 +41,9 @@ class Valkey:
         command = [self._program, str(file), "--set-proc-title", "no"]
         self._server.start(command, lambda: listens(plain) and listens(tls))
         return {
-            "VERDICTD_TEST_VALKEY": f"valkey://:{password}@127.0.0.1:{plain}/0",
-            "VERDICTD_TEST_VALKEY_TLS": f"valkeys://:{password}@127.0.0.1:{tls}/0",
-            "VERDICTD_TEST_VALKEY_CA": str(certificates.authority),
+            "ENGINES_VALKEY": f"valkey://:{password}@127.0.0.1:{plain}/0",
+            "ENGINES_VALKEY_TLS": f"valkeys://:{password}@127.0.0.1:{tls}/0",
+            "ENGINES_VALKEY_CA": str(certificates.authority),
         }
 
     def stop(self, number: int = signal.SIGTERM) -> None:

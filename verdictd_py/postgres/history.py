@@ -18,9 +18,10 @@ from verdictd_py.domain.events import WarningStorage
 from verdictd_py.errors import StorageError
 from verdictd_py.ports import Events
 from verdictd_py.ports.history import Count, HistoryRow, Stored
-from verdictd_py.postgres.database import Connection, Raced
+from verdictd_py.postgres.database import Connection, Raced, Row
 from verdictd_py.postgres.ledger import Ledger
 from verdictd_py.postgres.objects import Objects
+from verdictd_py.postgres.values import number, octets, real, text
 
 MAX_ROWS: Final = 2000
 """Rows of each kind that are stored, for all brokers together."""
@@ -71,16 +72,17 @@ class PostgresHistory:
                     (_KINDS * MAX_ROWS,),
                 )
                 stored = [
-                    HistoryRow(*row[:4])
-                    for row in await cursor.fetchall()
-                    if hmac.compare_digest(bytes(row[4]), _tag(ledger, HistoryRow(*row[:4])))
+                    row
+                    for values in await cursor.fetchall()
+                    if hmac.compare_digest(octets(values[4]), _tag(ledger, row := _row(values)))
                 ]
                 cursor = await connection.execute(
                     "SELECT interval_number, kind, code, number FROM counts WHERE writer = %s",
                     (self._writer,),
                 )
                 counts = [
-                    (int(i), str(k), str(c), int(n)) for i, k, c, n in await cursor.fetchall()
+                    (number(i), text(k), text(c), number(n))
+                    for i, k, c, n in await cursor.fetchall()
                 ]
         except (StorageError, Raced) as error:
             self._note(error)
@@ -155,6 +157,10 @@ class PostgresHistory:
             reason = f"the history of appraisals is not stored: {cause}"
             self._events.record(WarningStorage(reason=reason))
         self._failing = True
+
+
+def _row(values: Row) -> HistoryRow:
+    return HistoryRow(text(values[0]), text(values[1]), real(values[2]), text(values[3]))
 
 
 def _tag(ledger: Ledger, row: HistoryRow) -> bytes:

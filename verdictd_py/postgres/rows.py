@@ -9,6 +9,7 @@ from typing import Final
 from verdictd_py.postgres.database import Connection, Raced
 from verdictd_py.postgres.ledger import Entry
 from verdictd_py.postgres.schema import CHANNEL, require_compatible
+from verdictd_py.postgres.values import number, octets, text
 
 _STATE: Final = (
     "SELECT (SELECT coalesce(max(version), 0) FROM migrations),"
@@ -52,16 +53,19 @@ async def read_state(connection: Connection) -> StateRow | None:
     """
     row = await (await connection.execute(_STATE)).fetchone()
     assert row is not None  # noqa: S101  # a left join of one row
-    require_compatible(int(row[0]), int(row[1]))
+    require_compatible(number(row[0]), number(row[1]))
     if row[2] is None:
         return None
-    return StateRow(str(row[2]), int(row[3]), bytes(row[4]), bytes(row[5]))
+    return StateRow(str(row[2]), number(row[3]), octets(row[4]), octets(row[5]))
 
 
 async def changed_since(connection: Connection, change: int) -> list[Entry]:
     """Return the entries that later changes than this one have written."""
     cursor = await connection.execute(_CHANGED, (change,))
-    return [Entry(*row) for row in await cursor.fetchall()]
+    return [
+        Entry(text(path), text(kind), number(revision), number(size), number(at), octets(nonce))
+        for path, kind, revision, size, at, nonce in await cursor.fetchall()
+    ]
 
 
 async def read_sealed(connection: Connection, path: str) -> tuple[int | None, bytes | None]:
@@ -72,7 +76,7 @@ async def read_sealed(connection: Connection, path: str) -> tuple[int | None, by
     row = await cursor.fetchone()
     if row is None:
         return None, None
-    return int(row[0]), None if row[1] is None else bytes(row[1])
+    return number(row[0]), None if row[1] is None else octets(row[1])
 
 
 async def create_store(connection: Connection, row: StateRow) -> None:

@@ -16,6 +16,7 @@ from typing import Final, LiteralString
 from verdictd_py.errors import StorageError
 from verdictd_py.ports.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
 from verdictd_py.postgres.database import CONNECTIONS, Database, Raced, Row
+from verdictd_py.postgres.values import number
 
 CALL_SECONDS: Final = 5.0
 """Time limit of a call; requests of guests wait for it."""
@@ -76,13 +77,13 @@ class PostgresSessionStore:
         """Return why the sessions cannot be used now; empty if they can."""
         try:
             rows = await self._row(
-                "SELECT coalesce(sum(number) FILTER (WHERE kind = 'challenge'), 0),"
-                " coalesce(sum(number) FILTER (WHERE kind = 'token'), 0)"
+                "SELECT coalesce(sum(number) FILTER (WHERE kind = 'challenge'), 0)::bigint,"
+                " coalesce(sum(number) FILTER (WHERE kind = 'token'), 0)::bigint"
                 " FROM verdictd.session_totals"
             )
+            self.counts = (0, 0) if rows is None else (number(rows[0]), number(rows[1]))
         except StorageError as error:
             return self._database.problem or str(error)
-        self.counts = (0, 0) if rows is None else (int(rows[0]), int(rows[1]))
         return ""
 
     async def close(self) -> None:
