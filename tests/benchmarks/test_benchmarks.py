@@ -18,6 +18,7 @@ from benchmarks.__main__ import main, status
 from benchmarks.bench import NotAvailable
 from benchmarks.cases import CASES, Case
 from benchmarks.datasets import audit_lines, make_data
+from benchmarks.observed import interval
 from benchmarks.processes import CHECKOUT, BenchmarkFailed, cpu_seconds
 from benchmarks.rounds import Measurement, Result, Sample, alternate
 from verdictd_py.events import chain
@@ -225,3 +226,10 @@ def test_stores_without_their_engine_are_left_out_with_the_reason(tmp_path: Path
     assert len(document["skipped"]) == 8
     assert all("./dev engines up" in reason for reason in document["skipped"].values())
     assert "VERDICTD_TEST_POSTGRES is not set" in done.stdout
+
+
+def test_the_interval_of_a_median_grows_with_the_noise() -> None:
+    assert interval([1.0] * 31) == (1.0, 1.0, 1.0)
+    low, middle, high = interval([1.0 + each / 100 for each in range(-15, 16)])
+    assert (round(low, 2), round(middle, 2), round(high, 2)) == (0.95, 1.0, 1.05)
+    assert interval([0.5, 1.0, 3.0]) == (0.5, 1.0, 3.0)

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verdictd_py.domain import correlation
+from verdictd_py.domain.correlation import Correlation
 from verdictd_py.domain.events import (
     ConnectionClosed,
     ConnectionProbed,
@@ -149,3 +151,16 @@ def test_events_below_the_level_are_no_flood() -> None:
         log.record(ConnectionProbed(peer="p"))
     log.end_minute()
     assert stream.getvalue() == ""
+
+
+def test_an_event_is_rendered_once_for_the_trail_and_the_log() -> None:
+    correlation.enter(Correlation("a" * 16, "listen"))
+    event = WarningStorage(reason="one")
+    lines: list[str] = []
+    rendered = event.rendered()
+    LogEvents(lines.append).record(event)
+    assert (
+        event.rendered() is rendered == {"reason": "one"}
+    )
+    assert f'connection="{"a" * 16}"' in lines[0]
+    correlation.enter(correlation.NO_CONNECTION)

@@ -171,14 +171,13 @@ class Event:
 
     spec: ClassVar[EventSpec]
     correlation: Correlation
-    _rendered: dict[str, RenderedValue] | None
+    _rendered: dict[str, RenderedValue]
 
     def __init__(self, **values: EventValue) -> None:
         if values.keys() != self.spec.names:
             values = self.spec.completed(values)
         object.__setattr__(self, "__dict__", values)
         object.__setattr__(self, "correlation", current())
-        object.__setattr__(self, "_rendered", None)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -204,7 +203,7 @@ class Event:
         Texts and lists are truncated to their bounds, secrets are rendered as their size. An
         optional field without a value is omitted; any other field without a value is None.
         """
-        rendered = self._rendered
+        rendered: dict[str, RenderedValue] | None = getattr(self, "_rendered", None)
         if rendered is None:  # the trail and the log need it
             rendered = self._render()
             object.__setattr__(self, "_rendered", rendered)
