@@ -407,5 +407,10 @@ def pods_processes() -> Iterator[int]:
         yield from map(int, file.read_text().split())
 
 
+def pods_seconds() -> float:
+    """Return the CPU time that all pods have used."""
+    return int((_CGROUPS / "cpuacct" / GROUP / "cpuacct.usage").read_text()) / 1e9
+
+
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
