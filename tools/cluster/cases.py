@@ -485,7 +485,7 @@ async def killed(site: Site) -> AsyncIterator[Row]:
 
 
 def _broker() -> int:
-    """Return the broker's first process, as the host counts."""
+    """Return the first process of the broker."""
     found = []
     for number in pods_processes():
         with suppress(OSError):

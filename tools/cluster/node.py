@@ -150,7 +150,7 @@ def _wait_for(condition: Callable[[], bool], name: str) -> None:
 
 
 def enter(words: Sequence[str]) -> list[str]:
-    """Return a command line that runs in the mounts and the network of the node.
+    """Return a command line that runs in the namespaces of the node.
 
     Raises:
         Failed: no node runs.
@@ -158,7 +158,7 @@ def enter(words: Sequence[str]) -> list[str]:
     number = process()
     if number is None:
         raise Failed("no node runs: ./dev cluster up")
-    return ["nsenter", f"--target={number}", "--mount", "--net", *words]
+    return ["nsenter", f"--target={number}", "--mount", "--net", "--pid", *words]
 
 
 # What follows runs as the first process of the namespaces.
@@ -402,7 +402,7 @@ def proxy() -> Mapping[str, Any]:
 
 
 def pods_processes() -> Iterator[int]:
-    """Yield the processes of all pods, as the host counts."""
+    """Yield the processes of all pods, as the caller counts."""
     for file in (_CGROUPS / "pids" / GROUP).rglob("cgroup.procs"):
         yield from map(int, file.read_text().split())
 
