@@ -22,7 +22,7 @@ def test_programs_are_kept_for_every_checkout(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     kept = Programs.kept().directory
     assert kept.parent == tmp_path / "verdictd-py"
-    for version in (binaries.KUBERNETES, binaries.ETCD, binaries.CONTAINERD, binaries.CNI):
+    for version in (binaries.KUBERNETES, binaries.ETCD, binaries.CONTAINERD):
         assert version in kept.name
 
 

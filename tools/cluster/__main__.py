@@ -18,6 +18,7 @@ from tools.cluster.binaries import API_SERVER, KUBERNETES, NODE, ROOT, Failed, P
 UNAVAILABLE: Final = 3
 PACKAGES: Final = {
     "runc": "runc",
+    str(node.PLUGINS / "bridge"): "containernetworking-plugins",
     "nft": "nftables",
     "dnsmasq": "dnsmasq-base",
     "ip": "iproute2",

@@ -1,4 +1,4 @@
-"""Programs of Kubernetes, etcd, containerd and CNI, built from Go modules once and kept.
+"""Programs of Kubernetes, etcd and containerd, built from Go modules once and kept.
 
 No distribution and no package index has a current API server. They are kept in the user's cache,
 by version, so that every checkout uses the same ones; Go's own cache makes another build cheap.
@@ -21,7 +21,6 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 KUBERNETES: Final = "1.37.2"
 ETCD: Final = "3.7.3"
 CONTAINERD: Final = "2.2.9"
-CNI: Final = "1.9.1"
 CRDS: Final = (
     (
         "github.com/prometheus-operator/prometheus-operator@v0.85.0",
@@ -44,12 +43,11 @@ CRDS: Final = (
 API_SERVER: Final = ("kube-apiserver", "kubectl", "etcd")
 NODE: Final = (
     *("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"),
-    *("containerd", "containerd-shim-runc-v2", "ctr", "bridge", "loopback", "host-local", "pause"),
+    *("containerd", "containerd-shim-runc-v2", "ctr", "pause"),
 )
 
 _STAGING: Final = re.compile(r"=> \./staging/src/(k8s\.io/[a-z0-9-]+)")
 _CONTAINERD: Final = "github.com/containerd/containerd/v2/cmd/"
-_PLUGINS: Final = "github.com/containernetworking/plugins/plugins/"
 _PAUSE: Final = """package main
 
 import (
@@ -84,7 +82,7 @@ class Programs:
     def kept(cls) -> Programs:
         """Return those of the user's cache, or of the checkout if that cannot be written."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        name = f"kubernetes-{KUBERNETES}-etcd-{ETCD}-containerd-{CONTAINERD}-cni-{CNI}"
+        name = f"kubernetes-{KUBERNETES}-etcd-{ETCD}-containerd-{CONTAINERD}"
         for place in (cache / "verdictd-py" / name, ROOT / ".cache" / name):
             try:
                 place.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -132,11 +130,8 @@ def _build(name: str, work: Path) -> None:
     elif name == "pause":
         (work / "main.go").write_text(_PAUSE)
         _go(work, "build", "-ldflags=-s -w", "-o", "bin/pause", "main.go", GOFLAGS="")
-    elif name in ("containerd", "containerd-shim-runc-v2", "ctr"):
-        _install(work, f"{_CONTAINERD}{name}@v{CONTAINERD}")
     else:
-        kind = "ipam" if name == "host-local" else "main"
-        _install(work, f"{_PLUGINS}{kind}/{name}@v{CNI}")
+        _install(work, f"{_CONTAINERD}{name}@v{CONTAINERD}")
 
 
 def _kubernetes(name: str, work: Path) -> None:

@@ -28,7 +28,16 @@ from tools.cluster.apply import CHART, LEVELS
 from tools.cluster.binaries import Failed, Programs
 from tools.cluster.guests import Guests, Outage, load, watched
 from tools.cluster.images import REPOSITORY
-from tools.cluster.node import CONFIG, DOMAIN, HOSTS, INSIDE, NODE, VOLUMES, pods_processes
+from tools.cluster.node import (
+    CONFIG,
+    DOMAIN,
+    HOSTS,
+    INSIDE,
+    NODE,
+    VOLUMES,
+    pods_processes,
+    pods_seconds,
+)
 from tools.torture.scenario import FAILED, Row
 from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import COLLATERAL_FILE, simulated_platform
@@ -267,14 +276,17 @@ async def installation(site: Site) -> AsyncIterator[Row]:
     """Install the chart; guests get keys of Secrets, and `helm test` passes."""
     key, resource = site.keys()
     seconds = await asyncio.to_thread(site.install, "install")
+    load_average, cores = os.getloadavg()[0], os.cpu_count() or 1
+    busy = load_average > cores + 1
     yield judge(
         f"`helm install {RELEASE} --wait` with the defaults: to Ready",
-        f"{seconds:.1f} s",
-        unless(seconds < READY_SECONDS, f"not below {READY_SECONDS:.0f} s"),
+        f"{seconds:.1f} s, {pods_seconds():.1f} s of CPU in the pod"
+        + (f" (not judged: load {load_average:.0f} on {cores} cores)" if busy else ""),
+        unless(busy or seconds < READY_SECONDS, f"not below {READY_SECONDS:.0f} s"),
         unless(site.restarts() == 0, "restarted"),
     )
     begin = time.monotonic()
-    tested = site.cluster.helm("test", RELEASE, f"--namespace={NAMESPACE}", "--logs")
+    tested = site.cluster.helm("test", RELEASE, f"--namespace={NAMESPACE}")
     left = site.cluster.kubectl("get", f"namespace/{RELEASE}-test", "--ignore-not-found")
     yield judge(
         f"`helm test {RELEASE}`",
@@ -473,7 +485,7 @@ async def killed(site: Site) -> AsyncIterator[Row]:
 
 
 def _broker() -> int:
-    """Return the broker's first process, as the host counts."""
+    """Return the first process of the broker."""
     found = []
     for number in pods_processes():
         with suppress(OSError):

@@ -38,6 +38,8 @@ VOLUMES: Final = INSIDE / "volumes"
 HOSTS: Final = INSIDE / "hosts"
 """Directory of files of addresses and names, which the name server reads when they change."""
 CONFIG: Final = INSIDE / "kubeconfig"
+PLUGINS: Final = Path("/usr/lib/cni")
+"""Where Debian's package containernetworking-plugins has `bridge`."""
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _TUNABLES: Final = {
@@ -148,7 +150,7 @@ def _wait_for(condition: Callable[[], bool], name: str) -> None:
 
 
 def enter(words: Sequence[str]) -> list[str]:
-    """Return a command line that runs in the mounts and the network of the node.
+    """Return a command line that runs in the namespaces of the node.
 
     Raises:
         Failed: no node runs.
@@ -156,7 +158,7 @@ def enter(words: Sequence[str]) -> list[str]:
     number = process()
     if number is None:
         raise Failed("no node runs: ./dev cluster up")
-    return ["nsenter", f"--target={number}", "--mount", "--net", *words]
+    return ["nsenter", f"--target={number}", "--mount", "--net", "--pid", *words]
 
 
 # What follows runs as the first process of the namespaces.
@@ -272,7 +274,7 @@ class Daemons:
         (INSIDE / "cni").mkdir()
         (INSIDE / "cni" / "10-bridge.conflist").write_text(json.dumps(cni()))
         config = INSIDE / "containerd.toml"
-        config.write_text(containerd(self._programs))
+        config.write_text(containerd())
         self._start(self._programs.path("containerd"), f"--config={config}")
         _wait_for((INSIDE / "containerd.sock").exists, "the start of containerd")
 
@@ -326,7 +328,7 @@ def cni() -> Mapping[str, Any]:
     }
 
 
-def containerd(programs: Programs) -> str:
+def containerd() -> str:
     """Return the configuration of containerd."""
     return f"""version = 3
 root = "{INSIDE / "containerd"}"
@@ -343,7 +345,7 @@ sandbox = "localhost/pause:1"
 restrict_oom_score_adj = true
 
 [plugins."io.containerd.cri.v1.runtime".cni]
-bin_dirs = ["{programs.directory}"]
+bin_dirs = ["{PLUGINS}"]
 conf_dir = "{INSIDE / "cni"}"
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
@@ -400,9 +402,14 @@ def proxy() -> Mapping[str, Any]:
 
 
 def pods_processes() -> Iterator[int]:
-    """Yield the processes of all pods, as the host counts."""
+    """Yield the processes of all pods, as the caller counts."""
     for file in (_CGROUPS / "pids" / GROUP).rglob("cgroup.procs"):
         yield from map(int, file.read_text().split())
+
+
+def pods_seconds() -> float:
+    """Return the CPU time that all pods have used."""
+    return int((_CGROUPS / "cpuacct" / GROUP / "cpuacct.usage").read_text()) / 1e9
 
 
 if __name__ == "__main__":
