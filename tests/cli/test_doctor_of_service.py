@@ -142,14 +142,20 @@ def test_a_fault_is_named_once(name: str, installation: Installation) -> None:
         assert part in message
 
 
-def test_a_directory_above_the_data_that_only_root_may_enter(installation: Installation) -> None:
-    """The data exists; only this user cannot reach it."""
+@pytest.mark.parametrize("by_a_link", [False, True])
+def test_a_directory_above_the_data_that_only_root_may_enter(
+    by_a_link: bool, installation: Installation
+) -> None:
+    """The data exists; only this user cannot reach it. A link is that of a dynamic user."""
     closed = installation.root / "closed"
     closed.mkdir(mode=0o700)
     (installation.root / "data").rename(closed / "data")
-    text = (installation.root / "config.toml").read_text()
-    moved = text.replace(f"{installation.root}/data", f"{closed}/data")
-    (installation.root / "config.toml").write_text(moved)
+    if by_a_link:
+        (installation.root / "data").symlink_to("closed/data")
+    else:
+        text = (installation.root / "config.toml").read_text()
+        moved = text.replace(f"{installation.root}/data", f"{closed}/data")
+        (installation.root / "config.toml").write_text(moved)
 
     ((check, result, message),) = examine(installation)
 

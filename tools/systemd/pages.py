@@ -37,8 +37,9 @@ def package(machine: Machine, packages: Packages) -> Iterator[Row]:
     machine.run("cp", packages.inside(packages.current), _PLACE)
     for chapter in ("From nothing to a released key", "As a service"):
         yield _followed(machine, "docs/install/packages.md", chapter)
-    machine.systemctl("stop", "rehearsal")
+        machine.systemctl("stop", "rehearsal")
     dpkg(machine, "--purge", "verdictd-py")
+    machine.systemctl("reset-failed")
     machine.run("rm", "-rf", *_LEFT, _PLACE)
 
 

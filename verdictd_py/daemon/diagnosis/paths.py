@@ -38,8 +38,12 @@ def first_existing(paths: Iterable[Path]) -> Path:
 
 
 def barrier(path: Path) -> Path | None:
-    """Return the directory above a path that this user may not search; None if there is none."""
-    above = reversed(path.absolute().parents)
+    """Return the directory above a path that this user may not search; None if there is none.
+
+    Links count, such as that of a dynamic user of systemd to `/var/lib/private`.
+    """
+    real = Path(os.path.realpath(path))
+    above = (*reversed(path.absolute().parents), *reversed(real.parents))
     return next((one for one in above if is_directory(one) and not os.access(one, os.X_OK)), None)
 
 
