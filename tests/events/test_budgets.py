@@ -15,7 +15,11 @@ from tests.events.test_audit import REFUSED, Clock, released
 from tests.events.trails import check, created, opened
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import (
+    CollateralUsed,
+    GuestDisconnected,
+    GuestNotJudged,
     GuestRefused,
+    ImageKeyUnwrapped,
     ImageKeyWrapped,
     ReleaseRefused,
     WarningAudit,
@@ -28,6 +32,8 @@ from verdictd_py.events.budgets import (
     REFUSALS_BYTES,
     RELEASES_BYTES,
     WRAPS_BYTES,
+    Class,
+    class_of,
 )
 from verdictd_py.events.reserve import FILE, Reserve
 
@@ -103,6 +109,32 @@ class Disk:
             f_bavail = self.free
 
         return Space
+
+
+GUEST: dict[str, Any] = {"peer": "192.0.2.1:5", "appraisal": "a1"}
+
+
+@pytest.mark.parametrize(
+    ("event", "of"),
+    [
+        (GuestNotJudged(**GUEST, code="x", reason="x"), Class.UNAUTHENTICATED),
+        (REFUSED, Class.UNAUTHENTICATED),
+        (GENUINE, Class.REFUSALS),
+        (CollateralUsed(tee="tdx", sha256="0"), Class.REFUSALS),
+        (DENIED, Class.DENIALS),
+        (WRAPPED, Class.WRAPS),
+        (ImageKeyUnwrapped(caller="uid 1000", kid="key"), Class.WRAPS),
+        (released("keys/x"), Class.RELEASES),
+        (GuestDisconnected(**GUEST, guest="a0", reason="x"), Class.RELEASES),
+        (created(1), Class.OTHER),
+    ],
+    ids=lambda value: value.spec.name if isinstance(value, Event) else str(value),
+)
+def test_events_that_guests_and_wrappers_cause_have_the_budget_of_their_class(
+    event: Event, of: Class
+) -> None:
+    """An event that is missing there would take the space of the operators."""
+    assert class_of(event) is of
 
 
 @pytest.mark.parametrize(
