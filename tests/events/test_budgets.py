@@ -32,6 +32,7 @@ from verdictd_py.events.budgets import (
     REFUSALS_BYTES,
     RELEASES_BYTES,
     WRAPS_BYTES,
+    Budgets,
     Class,
     class_of,
 )
@@ -242,3 +243,20 @@ def test_without_a_reserve_a_full_disk_prevents_the_change(
     with pytest.raises(StorageError, match="cannot be written"):
         trail.record(created(1))
     assert not (audit / FILE).exists()
+
+
+def test_counts_that_could_not_be_recorded_are_counted_again(
+    audit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", Disk(0).statvfs)
+    budgets = Budgets(audit, Clock())
+    budgets.measure()
+    for number, event in enumerate((REFUSED, GENUINE, DENIED, WRAPPED, released("keys/x")), 1):
+        assert [budgets.admits(event) for _ in range(number)] == [False] * number
+    assert budgets.counts == (1, 3, 3, 4, 5)
+    counts = budgets.take()
+    assert counts is not None
+    assert budgets.counts == (0, 0, 0, 0, 0)
+    assert budgets.take() is None
+    budgets.put_back(counts)
+    assert budgets.counts == (1, 3, 3, 4, 5)
