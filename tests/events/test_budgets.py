@@ -231,6 +231,20 @@ def test_a_link_in_the_place_of_the_reserve_is_not_followed(audit: Path, tmp_pat
     assert other.read_bytes() == b"content"
 
 
+def test_a_file_of_the_trail_in_the_place_of_the_reserve_is_not_emptied(audit: Path) -> None:
+    """A second name of it, with which a full disk would have it truncated."""
+    trail = opened(audit)
+    trail.record(created(1))
+    trail.close()
+    (file,) = audit.glob("*.jsonl")
+    content = file.read_bytes()
+    (audit / FILE).hardlink_to(file)
+    reserve = Reserve(audit, 65536)
+    reserve.fill()
+    assert not reserve.release()
+    assert file.read_bytes() == content
+
+
 def test_without_a_reserve_a_full_disk_prevents_the_change(
     audit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
