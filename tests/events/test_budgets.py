@@ -15,7 +15,11 @@ from tests.events.test_audit import REFUSED, Clock, released
 from tests.events.trails import check, created, opened
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import (
+    CollateralUsed,
+    GuestDisconnected,
+    GuestNotJudged,
     GuestRefused,
+    ImageKeyUnwrapped,
     ImageKeyWrapped,
     ReleaseRefused,
     WarningAudit,
@@ -28,6 +32,9 @@ from verdictd_py.events.budgets import (
     REFUSALS_BYTES,
     RELEASES_BYTES,
     WRAPS_BYTES,
+    Budgets,
+    Class,
+    class_of,
 )
 from verdictd_py.events.reserve import FILE, Reserve
 
@@ -103,6 +110,32 @@ class Disk:
             f_bavail = self.free
 
         return Space
+
+
+GUEST: dict[str, Any] = {"peer": "192.0.2.1:5", "appraisal": "a1"}
+
+
+@pytest.mark.parametrize(
+    ("event", "of"),
+    [
+        (GuestNotJudged(**GUEST, code="x", reason="x"), Class.UNAUTHENTICATED),
+        (REFUSED, Class.UNAUTHENTICATED),
+        (GENUINE, Class.REFUSALS),
+        (CollateralUsed(tee="tdx", sha256="0"), Class.REFUSALS),
+        (DENIED, Class.DENIALS),
+        (WRAPPED, Class.WRAPS),
+        (ImageKeyUnwrapped(caller="uid 1000", kid="key"), Class.WRAPS),
+        (released("keys/x"), Class.RELEASES),
+        (GuestDisconnected(**GUEST, guest="a0", reason="x"), Class.RELEASES),
+        (created(1), Class.OTHER),
+    ],
+    ids=lambda value: value.spec.name if isinstance(value, Event) else str(value),
+)
+def test_events_that_guests_and_wrappers_cause_have_the_budget_of_their_class(
+    event: Event, of: Class
+) -> None:
+    """An event that is missing there would take the space of the operators."""
+    assert class_of(event) is of
 
 
 @pytest.mark.parametrize(
@@ -198,6 +231,20 @@ def test_a_link_in_the_place_of_the_reserve_is_not_followed(audit: Path, tmp_pat
     assert other.read_bytes() == b"content"
 
 
+def test_a_file_of_the_trail_in_the_place_of_the_reserve_is_not_emptied(audit: Path) -> None:
+    """A second name of it, with which a full disk would have it truncated."""
+    trail = opened(audit)
+    trail.record(created(1))
+    trail.close()
+    (file,) = audit.glob("*.jsonl")
+    content = file.read_bytes()
+    (audit / FILE).hardlink_to(file)
+    reserve = Reserve(audit, 65536)
+    reserve.fill()
+    assert not reserve.release()
+    assert file.read_bytes() == content
+
+
 def test_without_a_reserve_a_full_disk_prevents_the_change(
     audit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,3 +257,20 @@ def test_without_a_reserve_a_full_disk_prevents_the_change(
     with pytest.raises(StorageError, match="cannot be written"):
         trail.record(created(1))
     assert not (audit / FILE).exists()
+
+
+def test_counts_that_could_not_be_recorded_are_counted_again(
+    audit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", Disk(0).statvfs)
+    budgets = Budgets(audit, Clock())
+    budgets.measure()
+    for number, event in enumerate((REFUSED, GENUINE, DENIED, WRAPPED, released("keys/x")), 1):
+        assert [budgets.admits(event) for _ in range(number)] == [False] * number
+    assert budgets.counts == (1, 3, 3, 4, 5)
+    counts = budgets.take()
+    assert counts is not None
+    assert budgets.counts == (0, 0, 0, 0, 0)
+    assert budgets.take() is None
+    budgets.put_back(counts)
+    assert budgets.counts == (1, 3, 3, 4, 5)

@@ -7,6 +7,7 @@ take it too, from that moment on. Put `audit/` on a file system of its own to ru
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -42,7 +43,7 @@ class Reserve:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(self._path, flags, 0o600)
             try:
-                if os.fstat(descriptor).st_size < self._size:
+                if _is_own(descriptor) and os.fstat(descriptor).st_size < self._size:
                     os.posix_fallocate(descriptor, 0, self._size)
             finally:
                 os.close(descriptor)
@@ -54,6 +55,8 @@ class Reserve:
         except OSError:
             return False
         try:
+            if not _is_own(descriptor):
+                return False
             size = os.fstat(descriptor).st_size
             os.ftruncate(descriptor, 0)
         except OSError:
@@ -61,3 +64,9 @@ class Reserve:
         finally:
             os.close(descriptor)
         return size > 0
+
+
+def _is_own(descriptor: int) -> bool:
+    """Return whether a file has no other name: truncating it would empty another file as well."""
+    status = os.fstat(descriptor)
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1

@@ -110,7 +110,7 @@ class _Verification:
         """Yield what is proved about pruned files.
 
         With keys, a head of the same file must cover the record, as the broker writes it: a later
-        file states the end of a file as it finds it, whoever wrote that.
+        file states the end of a file as it finds it, whatever program wrote that.
         """
         for scan in self._scans:
             signed = self._own.get(scan.name, 0)
