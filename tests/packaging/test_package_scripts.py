@@ -126,7 +126,9 @@ def setup_of(directory: Path, *, doctor: int, starts: bool) -> tuple[Path, dict[
             mkdir -p "$last/bin"
             printf '#!/bin/sh\\nexit 0\\n' > "$last/bin/verdictd-py"
             cp "$last/bin/verdictd-py" "$last/bin/verdict-py"
-            printf '#!/bin/sh\\n[ "$1" != -I ] || exec {python} "$@"\\n' > "$last/bin/python"
+            {{ echo '#!/bin/sh'
+              echo '[ "$1 $2" != "-I -c" ] || exit 0'  # compiles nothing into the checkout
+              echo '[ "$1" != -I ] || exec {python} "$@"'; }} > "$last/bin/python"
             chmod +x "$last"/bin/* ;;
         esac""",
     }
