@@ -171,10 +171,11 @@ def test_a_policy_and_the_next_fifteen_allow_different_resources() -> None:
 def test_the_audit_trail_says_which_policy_decided(
     event: str, path: str, number: int | None, after: float, late: int, wrong: int, tmp_path: Path
 ) -> None:
-    now = time.monotonic()
+    now = time.monotonic()  # window: all times are computed from it, and nothing is waited for
+    wall = now + time.time() - time.monotonic()
     policies = Policies([(now - 9, now - 8), (now - 2, now - 1)])
     digest = "0" * 64 if number is None else hashlib.sha256(policy(number)).hexdigest()
-    at = datetime.fromtimestamp(time.time() - 3 + after, UTC)
+    at = datetime.fromtimestamp(wall - 3 + after, UTC)
     record = {"event": event, "time": at.isoformat(), "fields": {"path": path, "policy": digest}}
     (tmp_path / "audit").mkdir()
     (tmp_path / "audit" / "1.jsonl").write_text(f"{json.dumps(record)}\n{{cut off")
