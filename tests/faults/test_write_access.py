@@ -311,7 +311,7 @@ def own(tmp_path: Path) -> Callable[[dict[str, Any]], DecidingFiles]:
 def test_files_that_locations_of_engines_name_are_refused(
     tmp_path: Path, own: Callable[..., DecidingFiles], secret: str, settings: dict[str, Any]
 ) -> None:
-    """Whoever changes a CA reads the traffic; whoever changes a library runs code in the broker."""
+    """An attacker who changes a CA reads the traffic; one who changes a library runs code here."""
     pytest.importorskip("psycopg")
     file = tmp_path / "file"
     own(settings).require_own()

@@ -1,4 +1,4 @@
-"""Types of the values in rows: whoever controls the database can alter the columns.
+"""Types of the values in rows: an attacker who controls the database can alter the columns.
 
 psycopg returns what a column has. A value of another type than in the schema is refused here, with
 a cause, instead of being an internal error where it is used.
