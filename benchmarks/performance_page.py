@@ -162,7 +162,8 @@ def _releases(document: Document | None) -> list[str]:
         "`to plain` is the median of the ratios of the rounds, in which all brokers serve in turn: "
         f"{document['rounds']} rounds of {document['releases']} releases. `cache` is "
         "`--seal-cache-seconds`. The engines are PostgreSQL and OpenBao over TLS, and SoftHSM2. "
-        f"{_run_of(document)}: latencies of a quiet machine are lower, the ratios hold."
+        f"{_run_of(document)}: on a quiet machine, latencies are lower, and so are the ratios of "
+        "what waits for another process."
     )
     return [
         "## Releases by store",

@@ -159,8 +159,6 @@ def test_an_event_is_rendered_once_for_the_trail_and_the_log() -> None:
     lines: list[str] = []
     rendered = event.rendered()
     LogEvents(lines.append).record(event)
-    assert (
-        event.rendered() is rendered == {"reason": "one"}
-    )
+    assert event.rendered() is rendered == {"reason": "one"}
     assert f'connection="{"a" * 16}"' in lines[0]
     correlation.enter(correlation.NO_CONNECTION)

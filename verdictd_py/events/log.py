@@ -119,7 +119,7 @@ def _text_line(logger: object, level: str, event: MutableMapping[str, Any]) -> s
 
 
 def _other(value: object) -> str:
-    """Return the JSON of a value that is no text."""
+    """Return the JSON of a value that is not a text."""
     if type(value) is list:  # only of texts
         return f"[{', '.join(map(_TEXT, value))}]"
     return _JSON(value)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 SECONDS: Final = 5.0
-"""Time limit for the receiver to make room for the next datagram."""
+"""Time limit for the receiver to take a datagram, so that there is space for the next one."""
 
 _AT_ONCE: Final = 64
 """Datagrams of one system call."""
