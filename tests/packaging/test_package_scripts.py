@@ -86,17 +86,28 @@ def test_doctor_runs_as_the_process_that_runs(tmp_path: Path) -> None:
     ) as broker:
         assert broker.stdout is not None
         assert broker.stdout.readline() == "runs\n"
-        systemctl = tmp_path / "systemctl"
-        systemctl.write_text(f"#!/bin/sh\necho {broker.pid}\n")
-        systemctl.chmod(0o755)
+        scripts = {
+            "systemctl": f"echo {broker.pid}",
+            # Only root may enter namespaces: what follows is run here.
+            "nsenter": 'echo "$1" > "${0%/*}/entered"; shift; exec "$@"',
+            "unshare": 'shift; [ "$1" = sh ] && shift 3; cd "$1"; shift; exec "$@"',
+        }
+        for name, text in scripts.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
         check = (sys.executable, "-I", FILES / "check", "a.service", program)
         search = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "OTHER": "1"}
         done = subprocess.run(check, capture_output=True, text=True, check=True, env=search)
         broker.communicate("\n")
     given, environment, directory = json.loads(done.stdout)
+    environment.pop("_", None)
+    environment.pop("OLDPWD", None)
     assert given == ["doctor", "--user", str(os.getuid()), *words]
     assert environment.pop("LC_CTYPE", None) in (None, "C.UTF-8")  # set by Python itself
+    assert environment.pop("PATH") == search["PATH"]
+    assert environment.pop("PWD", "") in ("", str(tmp_path))  # set by the shell
     assert environment == {"CREDENTIALS_DIRECTORY": "/run/x"}
+    assert (tmp_path / "entered").read_text() == f"--mount=/proc/{broker.pid}/ns/mnt\n"
     assert directory == str(tmp_path)
 
 
@@ -113,7 +124,8 @@ def setup_of(directory: Path, *, doctor: int, starts: bool) -> tuple[Path, dict[
     new = f"grep -q environment-2 {directory}/restarted" if not starts else "false"
     scripts = {
         lib / "environment-1-old/bin/verdictd-py": "exit 0",
-        lib / "check": f"import sys; print('failure  tls  the fault'); sys.exit({doctor})",
+        lib / "check": "import sys; print('RESULT  CHECK' if DOCTOR != 7 else 'Traceback'); "
+        "print('failure  tls  the fault'); sys.exit(DOCTOR % 6)".replace("DOCTOR", str(doctor)),
         programs / "systemctl": f"""case $1 in
           list-units) echo 'verdictd-py.service loaded active running' ;;
           restart) readlink {lib}/environment >> {directory}/restarted
@@ -153,6 +165,8 @@ def setup_of(directory: Path, *, doctor: int, starts: bool) -> tuple[Path, dict[
     [
         (1, True, "environment-2", 1, ""),
         (2, True, "environment-1-old", 0, "the old version still runs; fix what 'doctor' names"),
+        # 1 without a table: what failed is not doctor's check, but the check itself
+        (7, True, "environment-1-old", 0, "the old version still runs"),
         (0, False, "environment-1-old", 2, "does not start, and the old one was started again"),
     ],
 )
