@@ -77,12 +77,15 @@ async def test_a_server_that_refuses_tls_gets_no_password(
 ) -> None:
     """An attacker in the network answers that the server has no TLS (PostgreSQL 15, 55.2.10)."""
     received: list[bytes] = []
+    ended = asyncio.Event()
 
     async def stripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         received.append(await reader.read(8))
         writer.write(b"N")
         received.append(await reader.read())
         writer.close()
+        await writer.wait_closed()
+        ended.set()
 
     server = await asyncio.start_server(stripping, "127.0.0.1", 0)
     authority = tmp_path / "ca.pem"
@@ -91,5 +94,6 @@ async def test_a_server_that_refuses_tls_gets_no_password(
     async with server:
         address = f"postgresql://broker@127.0.0.1:{port}/site?sslrootcert={authority}"
         assert "SSL" in await problem_of(address, database)
+        await ended.wait()
     assert received[0].endswith(bytes.fromhex("04d2162f"))  # SSLRequest
     assert b"".join(received[1:]) == b""

@@ -172,7 +172,7 @@ def test_the_audit_trail_says_which_policy_decided(
     event: str, path: str, number: int | None, after: float, late: int, wrong: int, tmp_path: Path
 ) -> None:
     now = time.monotonic()  # window: all times are computed from it, and nothing is waited for
-    wall = now + time.time() - time.monotonic()
+    wall = now + time.time() - time.monotonic()  # window: as above
     policies = Policies([(now - 9, now - 8), (now - 2, now - 1)])
     digest = "0" * 64 if number is None else hashlib.sha256(policy(number)).hexdigest()
     at = datetime.fromtimestamp(wall - 3 + after, UTC)
