@@ -181,7 +181,7 @@ def _started(bench: Bench, name: str, options: Sequence[str], *engines: Engine) 
 
 def _valkey(directory: Path, stack: ExitStack) -> tuple[str, Engine]:
     """Return the URL of a database number for brokers, and what is read of the server."""
-    parts = urlsplit(variable("VERDICTD_TEST_VALKEY"))
+    parts = urlsplit(variable("ENGINES_VALKEY"))
     host, port, password = parts.hostname or "", parts.port or 6379, parts.password or ""
     file = directory / f"valkey-{secrets.token_hex(4)}"
     file.touch(mode=0o600)
@@ -227,7 +227,7 @@ def _postgres(name: str, stack: ExitStack) -> Engine:
     import psycopg  # noqa: PLC0415  # optional
     from psycopg import conninfo  # noqa: PLC0415  # optional
 
-    superuser: dict[str, Any] = dict(conninfo.conninfo_to_dict(variable("VERDICTD_TEST_POSTGRES")))
+    superuser: dict[str, Any] = dict(conninfo.conninfo_to_dict(variable("ENGINES_POSTGRES")))
     connection = stack.enter_context(
         psycopg.connect(**{**superuser, "dbname": name}, autocommit=True)
     )

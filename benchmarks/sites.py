@@ -116,7 +116,7 @@ class Sites:
         return f"file:{file}"
 
     def _pkcs11(self) -> str:
-        token = variable("VERDICTD_TEST_PKCS11")
+        token = variable("ENGINES_PKCS11")
         if not self._directory.joinpath("token").exists():
             self._stack.enter_context(_token_key(token))
             self._directory.joinpath("token").touch()
@@ -208,7 +208,7 @@ def _token_key(token: str) -> Iterator[None]:
 @contextmanager
 def _database(directory: Path) -> Iterator[tuple[str, Path]]:
     """Make a database with the schema; yield its URL for brokers, and their password's file."""
-    superuser_url = variable("VERDICTD_TEST_POSTGRES")
+    superuser_url = variable("ENGINES_POSTGRES")
     try:
         import psycopg  # noqa: PLC0415  # optional
         from psycopg import conninfo, sql  # noqa: PLC0415  # optional
@@ -245,9 +245,9 @@ def _database(directory: Path) -> Iterator[tuple[str, Path]]:
 def _openbao() -> tuple[str, str, str]:
     """Return address, file of the CA and file of the root token."""
     return (
-        variable("VERDICTD_TEST_OPENBAO"),
-        variable("VERDICTD_TEST_OPENBAO_CA"),
-        variable("VERDICTD_TEST_OPENBAO_TOKEN_FILE"),
+        variable("ENGINES_OPENBAO"),
+        variable("ENGINES_OPENBAO_CA"),
+        variable("ENGINES_OPENBAO_TOKEN_FILE"),
     )
 
 

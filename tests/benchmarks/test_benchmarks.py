@@ -225,7 +225,7 @@ def test_stores_without_their_engine_are_left_out_with_the_reason(tmp_path: Path
             assert figures["latency"] <= figures["p99"]
     assert len(document["skipped"]) == 8
     assert all("./dev engines up" in reason for reason in document["skipped"].values())
-    assert "VERDICTD_TEST_POSTGRES is not set" in done.stdout
+    assert "ENGINES_POSTGRES is not set" in done.stdout
 
 
 def test_the_interval_of_a_median_grows_with_the_noise() -> None:

@@ -125,7 +125,7 @@ class PostgresStore:
         async with AsyncExitStack() as stack:
             stack.callback(engine.remove)
             variables = await asyncio.to_thread(engine.start)
-            store = cls(site, engine, variables["VERDICTD_TEST_POSTGRES"])
+            store = cls(site, engine, variables["ENGINES_POSTGRES"])
             await store._make()
             for number in range(brokers):
                 relay = await stack.enter_async_context(Relay.to(store._port))
@@ -342,7 +342,7 @@ class Sessions:
         engine = Valkey(directory)
         try:
             variables = await asyncio.to_thread(engine.start)
-            yield cls(engine, directory, variables["VERDICTD_TEST_VALKEY"])
+            yield cls(engine, directory, variables["ENGINES_VALKEY"])
         finally:
             engine.remove()
 
