@@ -128,8 +128,8 @@ def _nfpm(root: Path, arch: str, key: Path | None, version: str) -> dict[str, An
             "rpm": {
                 "depends": [
                     "glibc >= 2.28",
-                    "libgcc",
-                    "libstdc++",
+                    "libgcc_s.so.1()(64bit)",
+                    "libstdc++.so.6()(64bit)",
                     "(python3 >= 3.11 or python3.11 or python3.12)",
                 ]
             },
