@@ -42,6 +42,22 @@ def test_records_of_rotated_and_pruned_files_are_read_once(audit: Path) -> None:
     assert len(follower._positions) == len(files_of(audit)) < 5
 
 
+def test_files_that_were_begun_in_one_second_are_read_in_the_order_of_their_records(
+    audit: Path,
+) -> None:
+    """Their names end with a random number."""
+    trail = opened(audit, rotation=Rotation(size=4096))
+    for number in range(60):
+        trail.record(created(number))
+    trail.close()
+    paths = files_of(audit)
+    assert len(paths) > 2
+    for order in (paths, paths[::-1], [*paths[1::2], *paths[::2]]):
+        assert kids(list(Follower(lambda order=order: order).new())) == [  # type: ignore[misc]
+            f"key-{number}" for number in range(60)
+        ]
+
+
 def test_a_file_that_is_removed_between_its_listing_and_its_reading(audit: Path) -> None:
     trail = opened(audit)
     trail.record(created(1))

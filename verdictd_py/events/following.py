@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from verdictd_py.events.chain import MAX_LINE_BYTES
 from verdictd_py.events.opening import COMPRESSED, open_regular
-from verdictd_py.events.reading import UNREADABLE, AuditRecord, read_line
+from verdictd_py.events.reading import UNREADABLE, AuditRecord, in_order, read_line
 
 
 @dataclass(slots=True)
@@ -52,24 +53,34 @@ class Follower:
                 self._positions[path] = _Position(seen=seen[path.name])
 
     def new(self) -> Iterator[AuditRecord]:
-        """Yield what was added since the last call, file by file.
+        """Yield what was added since the last call, in the order of time.
 
-        A file that was removed meanwhile is forgotten.
+        The names of files that were begun in one second do not tell their order. A file that was
+        removed meanwhile is forgotten.
 
         Raises:
             OSError: a file cannot be read.
         """
         paths = [path for path in self._files() if path.suffix != COMPRESSED]
         self._positions = {path: self._positions.get(path, _Position()) for path in paths}
+        files: list[tuple[str, Callable[[], Iterator[AuditRecord]]]] = []
         for path, position in self._positions.items():
-            try:
-                yield from _added(path, position)
-            except FileNotFoundError:
-                continue
+            moved = replace(position)
+            first = next(_added(path, moved), None)
+            if first is None:
+                self._positions[path] = moved
+            else:
+                files.append((first.time, partial(_added, path, position)))
+        return in_order(files)
 
 
 def _added(path: Path, position: _Position) -> Iterator[AuditRecord]:
-    with open_regular(path) as stream:
+    """Yield the records behind a position, which moves with them; none of a removed file."""
+    try:
+        stream = open_regular(path)
+    except FileNotFoundError:
+        return
+    with stream:
         status = os.fstat(stream.fileno())
         file = (status.st_dev, status.st_ino)
         if position.file not in (None, file) or status.st_size < position.offset:

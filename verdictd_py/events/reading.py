@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -172,14 +174,27 @@ def read_line(file: str, number: int, line: bytes) -> AuditRecord:
 def merged(paths: Sequence[Path]) -> Iterator[AuditRecord]:
     """Yield the records of files in the order of time.
 
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return in_order([(_first_time(path), partial(records_of, path)) for path in paths])
+
+
+def in_order(
+    files: Iterable[tuple[str, Callable[[], Iterator[AuditRecord]]]],
+) -> Iterator[AuditRecord]:
+    """Yield the records of files in the order of time.
+
     A file is opened when its first record is due, so that thousands of files need no more
     descriptors than the broker had workers.
+
+    Args:
+        files: the time of the first record of each file, and a function that opens it.
 
     Raises:
         OSError: a file cannot be read.
     """
-    waiting = sorted((_first_time(path), path) for path in paths)
-    waiting.reverse()
+    waiting = sorted(files, key=itemgetter(0), reverse=True)
     current: list[tuple[str, int, AuditRecord, Iterator[AuditRecord]]] = []
     order = count()
 
@@ -190,7 +205,7 @@ def merged(paths: Sequence[Path]) -> Iterator[AuditRecord]:
 
     while waiting or current:
         while waiting and (not current or waiting[-1][0] <= current[0][0]):
-            push(records_of(waiting.pop()[1]))
+            push(waiting.pop()[1]())
         if current:
             _, _, record, records = heapq.heappop(current)
             yield record
