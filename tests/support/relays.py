@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 
@@ -44,12 +44,15 @@ async def recording(
     async def passed_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream = bytearray()
         relay.streams.append(stream)
-        with suppress(OSError):
+        try:
             while chunk := await reader.read(65_536):
                 stream.extend(chunk)
                 writer.write(chunk)
                 await writer.drain()
-        writer.close()
+        except OSError:
+            pass  # one side is gone
+        finally:
+            writer.close()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -325,7 +325,8 @@ class WholeSite:
             exported = self.vault.call("GET", f"transit/export/encryption-key/{self.kek}")
             self.hidden.add("KEK", base64.b64decode(exported["data"]["keys"]["1"]))
             return
-        kek = secrets.token_bytes(32)
+        # softhsm2-util reads a line, and what is before the first NUL.
+        kek = secrets.token_bytes(128).translate(None, b"\0\n")[:32]
         self.engines.import_kek(kek)
         self.hidden.add("KEK", kek)
         self.hidden.add("PIN", self.engines.pin.encode())
