@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -41,8 +42,9 @@ from verdictd_py.domain.events import (
     WarningReadiness,
 )
 from verdictd_py.errors import ConfigError
-from verdictd_py.events import trailfile
+from verdictd_py.events import auditfile, trailfile
 from verdictd_py.events.audit import AuditTrail
+from verdictd_py.events.auditfile import AuditFile
 from verdictd_py.events.budgets import MAX_LIMITED_PER_MINUTE
 from verdictd_py.events.chain import FIRST, sealed
 from verdictd_py.events.heads import HeadSigner, HeadVerifier
@@ -554,6 +556,25 @@ async def test_the_health_reports_that_the_file_was_removed(broker: RunningBroke
     reported = [text for event in broker.events.of(WarningReadiness) for text in event.problems]
     assert len([text for text in reported if f"audit/{file.name} was removed" in text]) == 1
     assert len(broker.events.of(AuditContinued)) == 1
+
+
+def test_a_file_that_is_removed_while_it_is_examined_was_not_renamed(
+    audit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = AuditFile.create(audit, 0o600)
+    (path,) = audit.iterdir()
+
+    def removed_before(name: str) -> os.stat_result:
+        assert name == str(path)
+        path.unlink()
+        return os.lstat(name)
+
+    # Only for this module: pytest itself calls os.lstat.
+    monkeypatch.setattr(auditfile, "os", SimpleNamespace(fstat=os.fstat, lstat=removed_before))
+    problem = file.problem
+    monkeypatch.undo()
+    file.close()
+    assert problem == "was removed"
 
 
 def test_a_file_that_only_the_log_names_is_missed(audit: Path) -> None:

@@ -133,7 +133,7 @@ class AuditFile:
         try:
             named = os.lstat(self._text)  # a `Path` takes longer than the call
         except OSError:
-            return "was renamed" if own.st_nlink else "was removed"
+            return "was removed" if self.is_removed else "was renamed"
         if (named.st_dev, named.st_ino) != (own.st_dev, own.st_ino):
             return "was replaced"
         return "" if own.st_size == self._length else "was changed by another program"
