@@ -24,7 +24,7 @@ SCRAPE_SECONDS: Final = 5.0
 """Pause between two scrapes, a third of what Prometheus does by default."""
 
 MAX_INTERVAL: Final = 0.1
-"""Largest interval of the ratio with which 5 % can be told from nothing."""
+"""Largest interval of the ratio with which a difference of 5 % can be measured."""
 
 FLOOD_SCRAPES: Final = 10
 """Scrapes of a round."""

@@ -27,7 +27,7 @@ Expected = list[tuple[str, str, str]]
 
 @pytest.fixture
 def installation() -> Iterator[Installation]:
-    """An installation of the user nobody, in a directory that every user can reach."""
+    """An installation that belongs to `nobody`, in a directory that every user can reach."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         made = Installation.make(Path(name))
@@ -79,7 +79,7 @@ def one_key(one: Installation) -> None:
 
 
 def one_sealed_key(one: Installation) -> None:
-    """Its size is not that of a key, which nobody may conclude anything from."""
+    """The report does not disclose that the size of the file is not that of a key."""
     one.write("data/keys/mine", bytes(100))
     restored("data/keys/mine")(one)
 
