@@ -12,13 +12,13 @@ import asyncio
 import json
 import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
 from importlib import import_module
 from pathlib import Path
 
+from tests.support.forks import child
 from verdictd_py.cli.main import main as command
 from verdictd_py.cli.store.newkey import create
 from verdictd_py.domain.names import KeyId
@@ -91,31 +91,6 @@ class Site:
             await work(objects, lambda: sealer.key.current)
         finally:
             await objects.close()
-
-
-def child(work: Callable[[], None], seconds: float | None = None) -> bool:
-    """Do work in a process of its own, and kill it; return whether it was killed.
-
-    This process has no threads, which a fork would not have.
-
-    Args:
-        seconds: when it is killed; None: it is not.
-    """
-    process = os.fork()
-    if process == 0:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  # the parent sees the status
-            os.write(2, repr(error).encode())
-            os._exit(1)
-        os._exit(0)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(process, signal.SIGKILL)
-    status = os.waitpid(process, 0)[1]
-    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
-        raise SystemExit(1)
-    return os.WIFSIGNALED(status)
 
 
 def kills(site: Site, kek: Path, number: int, seed: int) -> dict[str, int]:

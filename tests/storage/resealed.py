@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import signal
 import sys
@@ -22,6 +21,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.storage.interrupted import signalled_at
+from tests.support import forks
 from tests.support.sealed import resealing, sealed_objects, write_key
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import SecretBytes
@@ -71,28 +71,8 @@ async def read_all(root: Path) -> None:
 def child(
     work: Callable[[], Coroutine[object, object, None]], seconds: float | None = None
 ) -> bool:
-    """Do work in a process of its own, and kill it; return whether it was killed.
-
-    This process has no threads, which a fork would not have.
-
-    Args:
-        seconds: when it is killed; None: it is not.
-    """
-    process = os.fork()
-    if process == 0:
-        try:
-            asyncio.run(work())
-        except BaseException as error:  # noqa: BLE001  # the parent sees the status
-            os.write(2, repr(error).encode())
-            os._exit(1)
-        os._exit(0)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(process, signal.SIGKILL)
-    status = os.waitpid(process, 0)[1]
-    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
-        raise SystemExit(1)
-    return os.WIFSIGNALED(status)
+    """Run a coroutine as `forks.child` does work."""
+    return forks.child(lambda: asyncio.run(work()), seconds)
 
 
 def kills(root: Path, action: str, number: int, seed: int) -> dict[str, int]:
