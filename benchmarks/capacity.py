@@ -10,14 +10,11 @@ on the load of the machine. An engine that does not run is left out, with the re
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import secrets
 import socket
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,11 +24,11 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from benchmarks import report
 from benchmarks.bench import Bench, NotAvailable
 from benchmarks.processes import BenchmarkFailed, Daemon, cpu_seconds, process_tree
 from benchmarks.rounds import Sample, alternate, cost
 from benchmarks.sites import Sites, key_of, variable
+from benchmarks.tables import TableProgram
 
 ROUNDS: Final = 9
 GUESTS: Final = 50
@@ -281,26 +278,15 @@ def table(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def main(argv: Sequence[str]) -> int:
-    """Read the command line, measure, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--guests", type=int, default=GUESTS, help="guests in a round")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    options = parser.parse_args(argv)
-    machine = report.machine(quick=False)
-    with (
-        tempfile.TemporaryDirectory(prefix="verdictd-py-bench-") as name,
-        ExitStack() as stack,  # brokers end before their databases are removed
-        Bench(Path(name), quick=False) as bench,
-    ):
-        measured = measure(bench, stack, options.rounds, options.guests)
-    document = {"machine": machine, "rounds": options.rounds, "guests": options.guests, **measured}
-    if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
-    print("\n".join(table(document)))
-    return 0
-
+PROGRAM: Final = TableProgram(
+    description=(__doc__ or "").partition("\n")[0],
+    rounds=ROUNDS,
+    option="guests",
+    unit="guests",
+    count=GUESTS,
+    measure=measure,
+    table=table,
+)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(PROGRAM.run(sys.argv[1:]))

@@ -11,23 +11,19 @@ not run is left out, with the reason.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import report
 from benchmarks.bench import Bench, NotAvailable, address_of
 from benchmarks.processes import BenchmarkFailed, Daemon, Peer
 from benchmarks.rounds import Sample, alternate, cost
 from benchmarks.sites import Site, Sites, key_of
+from benchmarks.tables import TableProgram
 
 ROUNDS: Final = 15
 RELEASES: Final = 100
@@ -71,8 +67,8 @@ class Measured:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def measure(bench: Bench, stack: ExitStack, rounds: int, count: int) -> Measured:
-    """Measure all sites in turn."""
+def measure(bench: Bench, stack: ExitStack, rounds: int, count: int) -> dict[str, Any]:
+    """Measure all sites in turn; return the members of `Measured`."""
     measured = Measured()
     running = _started(bench, stack, measured)
     for kind in KINDS:
@@ -80,7 +76,7 @@ def measure(bench: Bench, stack: ExitStack, rounds: int, count: int) -> Measured
         samples = alternate([partial(each.release, kind, count) for each in served], rounds)
         for each, own in zip(served, samples, strict=True):
             measured.rows.setdefault(each.site.name, {})[kind] = _figures(own, samples[0])
-    return measured
+    return asdict(measured)
 
 
 def _started(bench: Bench, stack: ExitStack, measured: Measured) -> list[Running]:
@@ -134,32 +130,15 @@ def table(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def main(argv: Sequence[str]) -> int:
-    """Read the command line, measure, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--count", type=int, default=RELEASES, help="releases in a round")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    options = parser.parse_args(argv)
-    machine = report.machine(quick=False)
-    with (
-        tempfile.TemporaryDirectory(prefix="verdictd-py-bench-") as name,
-        ExitStack() as stack,  # brokers end before their databases are removed
-        Bench(Path(name), quick=False) as bench,
-    ):
-        measured = measure(bench, stack, options.rounds, options.count)
-    document = {
-        "machine": machine,
-        "rounds": options.rounds,
-        "releases": options.count,
-        "rows": measured.rows,
-        "skipped": measured.skipped,
-    }
-    if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
-    print("\n".join(table(document)))
-    return 0
-
+PROGRAM: Final = TableProgram(
+    description=(__doc__ or "").partition("\n")[0],
+    rounds=ROUNDS,
+    option="count",
+    unit="releases",
+    count=RELEASES,
+    measure=measure,
+    table=table,
+)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(PROGRAM.run(sys.argv[1:]))
