@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.database import database_address
 from verdictd_py.errors import ConfigError
 from verdictd_py.formats.pkcs11uri import Pkcs11Uri
 from verdictd_py.secretfiles import CREDENTIAL, NamedFile, credential_file
@@ -48,8 +49,6 @@ def _sources(settings: Settings, unsafe: Unsafe) -> Iterator[Callable[[], tuple[
 
 
 def _of_database(settings: Settings, unsafe: Unsafe, url: str) -> tuple[NamedFile, ...]:
-    from verdictd_py.daemon.database import database_address  # noqa: PLC0415  # it imports this
-
     return database_address(settings, unsafe, url).files
 
 
